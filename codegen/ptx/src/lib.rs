@@ -1,0 +1,1 @@
+//! PTX: one instruction table, syntax tree, printer and parser

@@ -1,0 +1,1 @@
+//! Kernel families, built as MLIR and lowered through LLVM to PTX

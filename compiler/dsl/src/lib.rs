@@ -1,0 +1,1 @@
+//! What a model author imports: tensors with named dims, layers, whole models

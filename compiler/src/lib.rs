@@ -1,0 +1,1 @@
+//! The mcc command line: importers, pipeline, bundle

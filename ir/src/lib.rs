@@ -1,0 +1,1 @@
+//! Graph IR: ops, types, text form, verifier and reference evaluator

@@ -1,0 +1,1 @@
+//! Graph to program: e-graph, kernel selection, memory plan

@@ -1,0 +1,1 @@
+//! The kernel bundle: manifest, hashes, reading and writing

@@ -1,0 +1,1 @@
+//! A simulated Hopper device that runs PTX text

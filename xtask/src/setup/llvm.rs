@@ -133,7 +133,7 @@ pub fn missing<'a>(root: &Path, prefixes: &Prefixes) -> Vec<&'a Piece> {
 }
 
 /// What to install and set on a system without apt.
-pub fn by_hand(missing: &[&Piece]) -> String {
+pub fn by_hand(missing: &[&Piece], packages: &[&str]) -> String {
     let mut text = String::from(
         "this system has no apt-get, so the following must be installed by hand:\n\
          \n\
@@ -144,9 +144,11 @@ pub fn by_hand(missing: &[&Piece]) -> String {
          \n\
          export LLVM_SYS_221_PREFIX=<prefix> MLIR_SYS_220_PREFIX=<prefix> TABLEGEN_220_PREFIX=<prefix>\n",
     );
-    if !missing.is_empty() {
-        text.push_str("\nnot found (Debian's package in parentheses):\n");
-    }
+    let _ = writeln!(
+        text,
+        "\nmissing here, by the names of Debian's packages: {}",
+        packages.join(" ")
+    );
     for piece in missing {
         let _ = write!(
             text,
@@ -216,7 +218,7 @@ mod tests {
         }
         let missing_now = missing(root.path(), &debian());
         assert_eq!(packages(&missing_now), ["libpolly-22-dev", "zlib1g-dev"]);
-        let text = by_hand(&missing_now);
+        let text = by_hand(&missing_now, &[]);
         assert!(text.contains("lib/libPolly.a"), "{text}");
         assert!(!text.contains("libMLIRIR.a"), "{text}");
     }

@@ -231,8 +231,9 @@ fn fetch_toolkit(toolkit: &Toolkit) -> Result<()> {
     )
     .map_err(|e| {
         Error::Environment(format!(
-            "{e}. Either PyPI cannot be reached or a file there has not the pinned hash.\n\
-             Without it: install a CUDA toolkit, or set MCC_PTXAS to a ptxas of 12.9 or newer"
+            "{e}. Fetching ptxas needs python3 with pip and PyPI, whose files must have the \
+             pinned hashes.\n\
+             Another way: install a CUDA toolkit, or set MCC_PTXAS to a ptxas of 12.9 or newer"
         ))
     })?;
 

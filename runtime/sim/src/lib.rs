@@ -1,1 +1,2 @@
 //! A simulated Hopper device that runs PTX text
+pub mod numerics;

@@ -1,0 +1,1 @@
+//! Equality saturation over the graph: rules, costs and extraction.

@@ -1,0 +1,1 @@
+//! Buffer plan: which values share memory.

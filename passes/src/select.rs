@@ -1,0 +1,1 @@
+//! Kernel selection: from graph ops to kernel steps over views.

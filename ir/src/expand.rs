@@ -1,0 +1,77 @@
+//! Expansions: what each fused op of the table means, written in plain ops.
+//!
+//! The evaluator runs these, and fusion rules are right when both of their sides evaluate alike.
+
+use crate::graph::{Graph, SourceLoc, ValueId};
+use crate::op::{Op, TypeError};
+
+impl Op {
+    /// Adds the plain ops that this fused op stands for; their values are the op's results, in order. `None` for
+    /// an op that is not fused.
+    ///
+    /// # Errors
+    /// When the operands do not fit the op.
+    pub fn expand(
+        &self,
+        graph: &mut Graph,
+        operands: &[ValueId],
+        loc: Option<&SourceLoc>,
+    ) -> Result<Option<Vec<ValueId>>, TypeError> {
+        if !self.is_fused() {
+            return Ok(None);
+        }
+        // Inference first: afterwards the number of operands is known to be right.
+        let types: Vec<_> = operands
+            .iter()
+            .filter_map(|v| graph.get(*v).cloned())
+            .collect();
+        self.infer(&types)?;
+        let mut add = |op: Op, operands: &[ValueId]| graph.add1(op, operands, loc.cloned());
+        let results = match (self, operands) {
+            (Self::RmsNormQuantize { eps }, &[x, w]) => {
+                let y = add(Self::RmsNorm { eps: *eps }, &[x, w])?;
+                vec![y, add(Self::Quantize, &[y])?]
+            }
+            (Self::AddRmsNorm { eps }, &[x, r, w]) => {
+                let sum = add(Self::Add, &[x, r])?;
+                vec![sum, add(Self::RmsNorm { eps: *eps }, &[sum, w])?]
+            }
+            (Self::AddRmsNormQuantize { eps }, &[x, r, w]) => {
+                let sum = add(Self::Add, &[x, r])?;
+                let y = add(Self::RmsNorm { eps: *eps }, &[sum, w])?;
+                vec![sum, y, add(Self::Quantize, &[y])?]
+            }
+            (Self::SwigluQuantize, &[x]) => {
+                let y = add(Self::Swiglu, &[x])?;
+                vec![add(Self::Quantize, &[y])?]
+            }
+            (Self::MlaCacheWrite { eps }, &[cache, kv, w, positions, table]) => {
+                // Inference made sure that both are constants, and latent < width.
+                let latent = types[2].shape[0].as_const().unwrap_or_default();
+                let width = types[1].shape[1].as_const().unwrap_or_default();
+                let low = add(
+                    Self::Slice {
+                        axis: 1,
+                        start: 0,
+                        len: latent,
+                    },
+                    &[kv],
+                )?;
+                let high = add(
+                    Self::Slice {
+                        axis: 1,
+                        start: latent,
+                        len: width - latent,
+                    },
+                    &[kv],
+                )?;
+                let low = add(Self::RmsNorm { eps: *eps }, &[low, w])?;
+                let row = add(Self::Concat { axis: 1 }, &[low, high])?;
+                let row = add(Self::Rope { start: latent }, &[row, positions, table])?;
+                vec![add(Self::CacheWrite, &[cache, row, positions])?]
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(results))
+    }
+}

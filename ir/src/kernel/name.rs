@@ -1,0 +1,175 @@
+//! Kernel names: the PTX entry that a config becomes.
+//!
+//! In: a [`KernelConfig`]. Out: a name in snake case, for example `gemm_fp8_n512_k256_bf16_m64n64s4`.
+//! Holds afterwards: the name is a PTX identifier (PTX ISA, "Identifiers"), and distinct configs have
+//! distinct names, so that a name means the same kernel in every build and in every snapshot.
+
+use super::{Attention, KernelConfig};
+use crate::types::DType;
+
+impl KernelConfig {
+    /// The family alone, for example `gemm_fp8`.
+    #[must_use]
+    pub fn family(&self) -> &'static str {
+        match self {
+            Self::GemmFp8(_) => "gemm_fp8",
+            Self::GemmBf16(_) => "gemm_bf16",
+            Self::AttentionPrefill(_) => "attention_prefill",
+            Self::AttentionDecode(_) => "attention_decode",
+            Self::RmsNorm(_) => "rms_norm",
+            Self::Quantize(_) => "quantize",
+            Self::Swiglu(_) => "swiglu",
+            Self::Rope(_) => "rope",
+            Self::MlaCacheWrite(_) => "mla_cache_write",
+            Self::Add(_) => "add",
+            Self::Gather(_) => "gather",
+            Self::Route(_) => "route",
+            Self::MoePlan(_) => "moe_plan",
+            Self::Expand(_) => "expand",
+            Self::Combine(_) => "combine",
+            Self::Sample(_) => "sample",
+        }
+    }
+
+    /// Name of the PTX entry: the family, then every choice of the config.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let family = self.family();
+        match self {
+            Self::GemmFp8(c) => {
+                let groups = c.groups.map_or(String::new(), |g| format!("_g{g}"));
+                // 128 is the interval of the published model; only another one is worth a word.
+                let promote = if c.promote == 128 { String::new() } else { format!("_p{}", c.promote) };
+                format!(
+                    "{family}{groups}_n{}_k{}_{}_m{}n{}s{}{promote}",
+                    c.n,
+                    c.k,
+                    dtype(c.out),
+                    c.tile_m,
+                    c.tile_n,
+                    c.stages
+                )
+            }
+            Self::GemmBf16(c) => {
+                let batch = c.batch.map_or(String::new(), |h| format!("_b{h}"));
+                format!(
+                    "{family}{batch}_n{}_k{}_{}_m{}n{}s{}",
+                    c.n,
+                    c.k,
+                    dtype(c.out),
+                    c.tile_m,
+                    c.tile_n,
+                    c.stages
+                )
+            }
+            Self::AttentionPrefill(c) | Self::AttentionDecode(c) => attention(family, c),
+            Self::RmsNorm(c) => {
+                let mut name = format!("{family}_w{}_e{}", c.width, float(c.eps));
+                let parts = [
+                    (c.residual, "_add"),
+                    (c.emit_sum, "_sum"),
+                    (c.emit_norm, "_norm"),
+                    (c.emit_quant, "_quant"),
+                ];
+                for (on, part) in parts {
+                    if on {
+                        name.push_str(part);
+                    }
+                }
+                name
+            }
+            Self::Quantize(c) => format!("{family}_w{}", c.width),
+            Self::Swiglu(c) => format!("{family}_w{}{}", c.width, if c.quant { "_quant" } else { "" }),
+            Self::Rope(c) => format!("{family}_h{}_w{}_s{}_d{}", c.heads, c.width, c.start, c.dim),
+            Self::MlaCacheWrite(c) => format!("{family}_l{}_r{}_e{}", c.latent, c.rope, float(c.eps)),
+            Self::Add(c) => format!("{family}_w{}", c.width),
+            Self::Gather(c) => format!("{family}_w{}", c.width),
+            Self::Route(c) => format!(
+                "{family}_e{}_k{}_g{}_t{}_x{}{}",
+                c.experts,
+                c.top_k,
+                c.n_group,
+                c.topk_group,
+                float(c.scaling),
+                if c.normalize { "_norm" } else { "" }
+            ),
+            Self::MoePlan(c) => format!("{family}_e{}_k{}", c.experts, c.top_k),
+            Self::Expand(c) => {
+                format!("{family}_w{}_k{}{}", c.width, c.top_k, if c.quant { "_quant" } else { "" })
+            }
+            Self::Combine(c) => format!("{family}_w{}_k{}", c.width, c.top_k),
+            Self::Sample(c) => format!("{family}_v{}", c.vocab),
+        }
+    }
+}
+
+fn attention(family: &str, c: &Attention) -> String {
+    format!(
+        "{family}_h{}_k{}_dk{}_dr{}_dv{}_x{}_t{}s{}",
+        c.heads,
+        c.kv_heads,
+        c.dk,
+        c.dr,
+        c.dv,
+        float(c.scale),
+        c.tile_kv,
+        c.stages
+    )
+}
+
+fn dtype(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "f32",
+        DType::BF16 => "bf16",
+        DType::E4M3 => "e4m3",
+        DType::I32 => "i32",
+    }
+}
+
+/// A float in letters that an identifier may hold: `1e-6` becomes `1em6`, `2.5` becomes `2p5e0`.
+///
+/// Rust prints the shortest digits that read back as the same float, so distinct floats stay distinct.
+fn float(value: f32) -> String {
+    format!("{value:e}").replace('-', "m").replace('.', "p")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{GemmFp8, RmsNorm};
+
+    fn rms_norm(eps: f32) -> KernelConfig {
+        KernelConfig::RmsNorm(RmsNorm {
+            width: 256,
+            eps,
+            residual: true,
+            emit_sum: true,
+            emit_norm: false,
+            emit_quant: true,
+        })
+    }
+
+    #[test]
+    fn names_spell_out_the_config() {
+        let gemm = GemmFp8 {
+            n: 512,
+            k: 256,
+            groups: None,
+            out: DType::BF16,
+            tile_m: 64,
+            tile_n: 64,
+            stages: 4,
+            promote: 128,
+        };
+        let grouped = GemmFp8 { groups: Some(16), promote: 64, ..gemm.clone() };
+        assert_eq!(KernelConfig::GemmFp8(gemm).name(), "gemm_fp8_n512_k256_bf16_m64n64s4");
+        assert_eq!(KernelConfig::GemmFp8(grouped).name(), "gemm_fp8_g16_n512_k256_bf16_m64n64s4_p64");
+        assert_eq!(rms_norm(1e-6).name(), "rms_norm_w256_e1em6_add_sum_quant");
+    }
+
+    #[test]
+    fn neighbouring_floats_get_distinct_names() {
+        let eps = 1e-6_f32;
+        assert_ne!(rms_norm(eps).name(), rms_norm(eps.next_up()).name());
+    }
+}

@@ -1,0 +1,332 @@
+//! What a kernel takes: for each operand the extents of its view and the strides that the code can address.
+//!
+//! In: a [`KernelConfig`]. Out: one [`OperandSpec`] for each [`OperandDecl`], in the same order.
+//! Kernel selection asks here before it hands a view to a kernel, and `Program::verify` asks again, so that
+//! codegen may rely on every rule below without checking it.
+
+use std::fmt;
+
+use super::{KernelConfig, OperandDecl};
+
+/// One axis of an operand's view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Fixed by the config.
+    Fixed(u64),
+    /// Open until launch; the same symbol has the same extent in all operands of a launch.
+    Free(&'static str),
+    /// A multiple of an open extent, e.g. expert rows: `k * T`.
+    Times(u64, &'static str),
+}
+
+/// Which strides and offsets a kernel can address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Innermost stride 1; the offset and all other strides are multiples of 16 bytes. That is what TMA can
+    /// address (CUDA driver API, `cuTensorMapEncodeTiled`: `globalAddress`, `globalStrides`) and what a
+    /// 16-byte load needs.
+    Rows,
+    /// Row-major without gaps, the offset a multiple of 16 bytes.
+    Dense,
+    /// Scales of activations, `[M, ceil(K/128)]`: the stride of `M` is 1, that of the groups and the offset
+    /// are multiples of 16 bytes.
+    Scales,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rows => "innermost stride 1, offset and other strides multiples of 16 bytes",
+            Self::Dense => "row-major without gaps at a multiple of 16 bytes",
+            Self::Scales => "row stride 1, offset and group stride multiples of 16 bytes",
+        })
+    }
+}
+
+/// The rules for one operand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperandSpec {
+    /// Name, element type, rank, direction.
+    pub decl: OperandDecl,
+    /// One for each axis.
+    pub extents: Vec<Extent>,
+    /// Strides that the kernel can address.
+    pub layout: Layout,
+}
+
+/// Elements that share one scale along K (paper section 3.3.2).
+const SCALE_BLOCK: u64 = 128;
+
+impl KernelConfig {
+    /// The operands with their extents and layouts, in the order of [`KernelConfig::operands`].
+    #[must_use]
+    pub fn operand_specs(&self) -> Vec<OperandSpec> {
+        self.operands()
+            .into_iter()
+            .zip(self.axes())
+            .map(|(decl, (layout, extents))| OperandSpec { decl, extents, layout })
+            .collect()
+    }
+
+    /// Layout and extents of each operand, in the order of [`KernelConfig::operands`].
+    fn axes(&self) -> Vec<(Layout, Vec<Extent>)> {
+        use Extent::{Free, Times};
+        use Layout::{Dense, Rows, Scales};
+        let (m, t, c, r) = (Free("M"), Free("T"), Free("C"), Free("R"));
+        match self {
+            Self::GemmFp8(g) => {
+                let (n, k) = (fixed(g.n), fixed(g.k));
+                let (n_blocks, k_blocks) = (blocks(g.n), blocks(g.k));
+                let mut v = vec![(Rows, vec![m, k]), (Scales, vec![m, k_blocks])];
+                if let Some(groups) = g.groups {
+                    let e = fixed(groups);
+                    v.push((Rows, vec![e, n, k]));
+                    v.push((Dense, vec![e, n_blocks, k_blocks]));
+                    v.push((Dense, vec![Extent::Fixed(u64::from(groups) + 1)]));
+                } else {
+                    v.push((Rows, vec![n, k]));
+                    v.push((Dense, vec![n_blocks, k_blocks]));
+                }
+                v.push((Rows, vec![m, n]));
+                v
+            }
+            Self::GemmBf16(g) => {
+                let (n, k) = (fixed(g.n), fixed(g.k));
+                match g.batch.map(fixed) {
+                    None => vec![(Rows, vec![m, k]), (Rows, vec![n, k]), (Rows, vec![m, n])],
+                    Some(h) => vec![(Rows, vec![m, h, k]), (Rows, vec![h, n, k]), (Rows, vec![m, h, n])],
+                }
+            }
+            Self::AttentionPrefill(a) | Self::AttentionDecode(a) => {
+                let (h, hk) = (fixed(a.heads), fixed(a.kv_heads));
+                let (dk, dr, dv) = (fixed(a.dk), fixed(a.dr), fixed(a.dv));
+                vec![
+                    (Rows, vec![t, h, dk]),
+                    (Rows, vec![t, h, dr]),
+                    (Rows, vec![c, hk, dk]),
+                    (Rows, vec![c, dr]),
+                    (Rows, vec![c, hk, dv]),
+                    (Dense, vec![t]),
+                    (Rows, vec![t, h, dv]),
+                ]
+            }
+            Self::RmsNorm(n) => {
+                let row = vec![m, fixed(n.width)];
+                let mut v = vec![(Rows, row.clone())];
+                if n.residual {
+                    v.push((Rows, row.clone()));
+                }
+                v.push((Dense, vec![fixed(n.width)]));
+                if n.emit_sum {
+                    v.push((Rows, row.clone()));
+                }
+                if n.emit_norm {
+                    v.push((Rows, row.clone()));
+                }
+                if n.emit_quant {
+                    v.push((Rows, row));
+                    v.push((Scales, vec![m, blocks(n.width)]));
+                }
+                v
+            }
+            Self::Quantize(q) => {
+                let row = vec![m, fixed(q.width)];
+                vec![(Rows, row.clone()), (Rows, row), (Scales, vec![m, blocks(q.width)])]
+            }
+            Self::Swiglu(s) => {
+                let mut v = vec![
+                    (Rows, vec![m, Extent::Fixed(2 * u64::from(s.width))]),
+                    (Rows, vec![m, fixed(s.width)]),
+                ];
+                if s.quant {
+                    v.push((Scales, vec![m, blocks(s.width)]));
+                }
+                v
+            }
+            Self::Rope(p) => {
+                let row = vec![t, fixed(p.heads), fixed(p.width)];
+                vec![(Rows, row.clone()), (Dense, vec![t]), table(p.dim), (Dense, row)]
+            }
+            Self::MlaCacheWrite(w) => {
+                let width = Extent::Fixed(u64::from(w.latent) + u64::from(w.rope));
+                vec![
+                    (Rows, vec![t, width]),
+                    (Dense, vec![fixed(w.latent)]),
+                    (Dense, vec![t]),
+                    table(w.rope),
+                    (Rows, vec![c, width]),
+                ]
+            }
+            Self::Add(a) => vec![(Rows, vec![m, fixed(a.width)]); 3],
+            Self::Gather(g) => {
+                let w = fixed(g.width);
+                vec![(Rows, vec![Free("N"), w]), (Dense, vec![r]), (Rows, vec![r, w])]
+            }
+            Self::Route(g) => {
+                let (e, k) = (fixed(g.experts), fixed(g.top_k));
+                vec![(Rows, vec![t, e]), (Dense, vec![e]), (Dense, vec![t, k]), (Dense, vec![t, k])]
+            }
+            Self::MoePlan(p) => vec![
+                (Dense, vec![t, fixed(p.top_k)]),
+                (Dense, vec![Extent::Fixed(u64::from(p.experts) + 1)]),
+                (Dense, vec![t, fixed(p.top_k)]),
+                (Dense, vec![Times(u64::from(p.top_k), "T")]),
+            ],
+            Self::Expand(x) => {
+                let (w, rows) = (fixed(x.width), Times(u64::from(x.top_k), "T"));
+                if x.quant {
+                    let g = blocks(x.width);
+                    vec![
+                        (Rows, vec![t, w]),
+                        (Scales, vec![t, g]),
+                        (Dense, vec![rows]),
+                        (Rows, vec![rows, w]),
+                        (Scales, vec![rows, g]),
+                    ]
+                } else {
+                    vec![(Rows, vec![t, w]), (Dense, vec![rows]), (Rows, vec![rows, w])]
+                }
+            }
+            Self::Combine(x) => {
+                let (w, k) = (fixed(x.width), fixed(x.top_k));
+                vec![
+                    (Rows, vec![Times(u64::from(x.top_k), "T"), w]),
+                    (Dense, vec![t, k]),
+                    (Dense, vec![t, k]),
+                    (Rows, vec![t, w]),
+                ]
+            }
+            Self::Sample(s) => vec![
+                (Rows, vec![r, fixed(s.vocab)]),
+                (Dense, vec![r]),
+                (Dense, vec![r]),
+                (Dense, vec![r]),
+                (Dense, vec![r]),
+            ],
+        }
+    }
+}
+
+fn fixed(extent: u32) -> Extent {
+    Extent::Fixed(u64::from(extent))
+}
+
+fn blocks(extent: u32) -> Extent {
+    Extent::Fixed(u64::from(extent).div_ceil(SCALE_BLOCK))
+}
+
+/// `[P, dim/2, 2]`: cosine and sine for each position and pair of channels.
+fn table(dim: u32) -> (Layout, Vec<Extent>) {
+    (Layout::Dense, vec![Extent::Free("P"), Extent::Fixed(u64::from(dim) / 2), Extent::Fixed(2)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::*;
+    use crate::types::DType;
+
+    /// One of each family, with every optional operand on and off.
+    fn samples() -> Vec<KernelConfig> {
+        let fp8 = GemmFp8 {
+            n: 192,
+            k: 144,
+            groups: None,
+            out: DType::F32,
+            tile_m: 64,
+            tile_n: 64,
+            stages: 4,
+            promote: 128,
+        };
+        let bf16 = GemmBf16 { n: 64, k: 72, batch: None, out: DType::BF16, tile_m: 64, tile_n: 64, stages: 4 };
+        let attention = Attention {
+            heads: 4,
+            kv_heads: 4,
+            dk: 64,
+            dr: 32,
+            dv: 64,
+            scale: 0.125,
+            tile_kv: 64,
+            stages: 2,
+        };
+        let norm = RmsNorm {
+            width: 200,
+            eps: 1e-6,
+            residual: true,
+            emit_sum: true,
+            emit_norm: true,
+            emit_quant: true,
+        };
+        vec![
+            KernelConfig::GemmFp8(fp8.clone()),
+            KernelConfig::GemmFp8(GemmFp8 { groups: Some(8), ..fp8 }),
+            KernelConfig::GemmBf16(bf16.clone()),
+            KernelConfig::GemmBf16(GemmBf16 { batch: Some(4), ..bf16 }),
+            KernelConfig::AttentionPrefill(attention.clone()),
+            KernelConfig::AttentionDecode(Attention { kv_heads: 1, ..attention }),
+            KernelConfig::RmsNorm(norm.clone()),
+            KernelConfig::RmsNorm(RmsNorm {
+                residual: false,
+                emit_sum: false,
+                emit_norm: true,
+                emit_quant: false,
+                ..norm
+            }),
+            KernelConfig::Quantize(Quantize { width: 200 }),
+            KernelConfig::Swiglu(Swiglu { width: 128, quant: false }),
+            KernelConfig::Swiglu(Swiglu { width: 128, quant: true }),
+            KernelConfig::Rope(Rope { heads: 4, width: 96, start: 64, dim: 32 }),
+            KernelConfig::MlaCacheWrite(MlaCacheWrite { latent: 128, rope: 32, eps: 1e-6 }),
+            KernelConfig::Add(Add { width: 256 }),
+            KernelConfig::Gather(Gather { width: 256 }),
+            KernelConfig::Route(Route {
+                experts: 16,
+                top_k: 4,
+                n_group: 4,
+                topk_group: 2,
+                scaling: 2.5,
+                normalize: true,
+            }),
+            KernelConfig::MoePlan(MoePlan { experts: 16, top_k: 4 }),
+            KernelConfig::Expand(Expand { width: 256, top_k: 4, quant: false }),
+            KernelConfig::Expand(Expand { width: 256, top_k: 4, quant: true }),
+            KernelConfig::Combine(Combine { width: 256, top_k: 4 }),
+            KernelConfig::Sample(Sample { vocab: 1024 }),
+        ]
+    }
+
+    #[test]
+    fn every_operand_has_a_spec_of_its_rank() {
+        for config in samples() {
+            let (decls, axes) = (config.operands(), config.axes());
+            assert_eq!(decls.len(), axes.len(), "{config:?}");
+            for (decl, (_, extents)) in decls.iter().zip(&axes) {
+                assert_eq!(decl.rank, extents.len(), "{} of {config:?}", decl.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_distinct_ptx_identifiers() {
+        let names: Vec<String> = samples().iter().map(KernelConfig::name).collect();
+        let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len(), "{names:?}");
+        for name in &names {
+            assert!(name.starts_with(|c: char| c.is_ascii_lowercase()), "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name}");
+        }
+    }
+
+    #[test]
+    fn multiples_refer_to_an_extent_that_another_operand_gives() {
+        for config in samples() {
+            let axes: Vec<Extent> = config.axes().into_iter().flat_map(|(_, extents)| extents).collect();
+            for extent in &axes {
+                // `expand` knows T from its rows alone, `moe_plan` and `combine` from the slots.
+                if let Extent::Times(_, name) = extent {
+                    assert!(axes.contains(&Extent::Free(name)), "{name} of {config:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! The op table: one row for each op, from which printing, parsing, inference, verification and docs start.
+//!
+//! A row gives the doc, the mnemonic, operands (`; xs` for any number), typed attributes, results, and the
+//! inference rule in [`crate::infer`]. Rows marked `fused` are defined by their expansion into plain ops
+//! ([`Op::expand`](crate::expand)). To add an op: a row here, its rule in `infer.rs`, its meaning in `eval/`.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::attr::{Attr, AttrKind, AttrValue};
+use crate::infer::{self, Signature};
+use crate::types::{DType, Dim, F32, Name, Type};
+
+/// What the table says about an op.
+#[derive(Debug)]
+pub struct OpRow {
+    /// Name in the text form.
+    pub mnemonic: &'static str,
+    /// What it computes; first line is a summary.
+    pub doc: &'static str,
+    /// Names of the fixed operands.
+    pub operands: &'static [&'static str],
+    /// Name of the operand that may repeat, after the fixed ones.
+    pub variadic: Option<&'static str>,
+    /// Attributes in the order of the text form.
+    pub attrs: &'static [AttrDecl],
+    /// Names of the results.
+    pub results: &'static [&'static str],
+    /// Whether it is defined by its expansion into plain ops.
+    pub fused: bool,
+    build: fn(&mut AttrReader<'_>) -> Result<Op, AttrError>,
+}
+
+/// One attribute of a row.
+#[derive(Debug)]
+pub struct AttrDecl {
+    /// Name in the text form.
+    pub name: &'static str,
+    /// How its text is read.
+    pub kind: AttrKind,
+    /// What it means.
+    pub doc: &'static str,
+}
+
+/// An attribute list that does not fit its op.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AttrError {
+    /// One is missing.
+    #[error("`{op}` needs the attribute `{attr}` ({kind})")]
+    Missing {
+        /// The op.
+        op: &'static str,
+        /// The attribute.
+        attr: &'static str,
+        /// Its kind.
+        kind: AttrKind,
+    },
+    /// Of the wrong kind, or too large for its field.
+    #[error("attribute `{attr}` of `{op}` cannot be {got}; expected {kind}")]
+    Value {
+        /// The op.
+        op: &'static str,
+        /// The attribute.
+        attr: &'static str,
+        /// What was given.
+        got: AttrValue,
+        /// Its kind.
+        kind: AttrKind,
+    },
+    /// The op has no such attribute, or it is given twice.
+    #[error("`{op}` has no further attribute `{attr}`")]
+    Unknown {
+        /// The op.
+        op: &'static str,
+        /// The attribute.
+        attr: Name,
+    },
+}
+
+/// Attributes by name, taken one by one while an op is built.
+pub struct AttrReader<'a> {
+    op: &'static str,
+    attrs: &'a mut Vec<(Name, AttrValue)>,
+}
+
+impl AttrReader<'_> {
+    fn take<A: Attr>(&mut self, attr: &'static str) -> Result<A, AttrError> {
+        let Some(at) = self.attrs.iter().position(|(name, _)| name == attr) else {
+            return Err(AttrError::Missing {
+                op: self.op,
+                attr,
+                kind: A::KIND,
+            });
+        };
+        let (_, got) = self.attrs.remove(at);
+        A::from_value(&got).ok_or(AttrError::Value {
+            op: self.op,
+            attr,
+            got,
+            kind: A::KIND,
+        })
+    }
+}
+
+impl OpRow {
+    /// The row of that mnemonic.
+    #[must_use]
+    pub fn find(mnemonic: &str) -> Option<&'static Self> {
+        OPS.iter().find(|row| row.mnemonic == mnemonic)
+    }
+
+    /// The op of this row with those attributes.
+    ///
+    /// # Errors
+    /// When an attribute is missing, unknown or of the wrong kind.
+    pub fn build(&'static self, mut attrs: Vec<(Name, AttrValue)>) -> Result<Op, AttrError> {
+        let op = (self.build)(&mut AttrReader {
+            op: self.mnemonic,
+            attrs: &mut attrs,
+        })?;
+        match attrs.into_iter().next() {
+            Some((attr, _)) => Err(AttrError::Unknown {
+                op: self.mnemonic,
+                attr,
+            }),
+            None => Ok(op),
+        }
+    }
+
+    /// Name of the operand at that position.
+    #[must_use]
+    pub fn operand_name(&self, index: usize) -> String {
+        match (self.operands.get(index), self.variadic) {
+            (Some(name), _) => (*name).to_owned(),
+            (None, Some(name)) => format!("{name}[{}]", index - self.operands.len()),
+            (None, None) => format!("#{index}"),
+        }
+    }
+}
+
+macro_rules! op_table {
+    (
+        $(
+            $(#[doc = $doc:literal])+
+            $mnemonic:literal $variant:ident ( $($operand:ident),* $(; $variadic:ident)? )
+            $( { $( $(#[doc = $attr_doc:literal])+ $attr:ident : $attr_ty:ty ),* $(,)? } )?
+            -> ( $($result:ident),+ ) $($fused:ident)? = $infer:ident ( $($arg:expr),* );
+        )*
+    ) => {
+        /// An op with its attributes. Leaves (`Input`, `Param`, `State`) have no operands and name what they stand for.
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Op {
+            /// An input of the entry.
+            Input {
+                /// Name on the entry.
+                name: Name,
+            },
+            /// A parameter of the module.
+            Param {
+                /// Name on the module.
+                name: Name,
+            },
+            /// The value that a state of the module has when the entry starts.
+            State {
+                /// Name on the module.
+                name: Name,
+            },
+            $(
+                $(#[doc = $doc])+
+                $variant $( { $( $(#[doc = $attr_doc])+ $attr: $attr_ty ),* } )?,
+            )*
+        }
+
+        /// Every row, in the order of the docs.
+        pub static OPS: &[OpRow] = &[
+            $( OpRow {
+                mnemonic: $mnemonic,
+                doc: concat!($($doc, "\n"),+),
+                operands: &[ $(stringify!($operand)),* ],
+                variadic: op_table!(@option $($variadic)?),
+                attrs: &[ $($( AttrDecl {
+                    name: stringify!($attr),
+                    kind: <$attr_ty as Attr>::KIND,
+                    doc: concat!($($attr_doc),+),
+                } ),*)? ],
+                results: &[ $(stringify!($result)),+ ],
+                fused: op_table!(@flag $($fused)?),
+                build: |_reader| Ok(Op::$variant { $($( $attr: _reader.take(stringify!($attr))? ),*)? }),
+            } ),*
+        ];
+
+        impl Op {
+            /// The row of this op; `None` for leaves.
+            #[must_use]
+            pub fn row(&self) -> Option<&'static OpRow> {
+                let mnemonic = match self {
+                    Self::Input { .. } | Self::Param { .. } | Self::State { .. } => return None,
+                    $( Self::$variant { .. } => $mnemonic, )*
+                };
+                OpRow::find(mnemonic)
+            }
+
+            /// Attributes in the order of the text form.
+            #[must_use]
+            pub fn attrs(&self) -> Vec<(&'static str, AttrValue)> {
+                match self {
+                    Self::Input { .. } | Self::Param { .. } | Self::State { .. } => Vec::new(),
+                    $( Self::$variant { $($($attr),*)? } =>
+                        vec![ $($( (stringify!($attr), $attr.to_value()) ),*)? ], )*
+                }
+            }
+
+            /// Result types for those operand types.
+            ///
+            /// # Errors
+            /// When operands or attributes do not fit the op. Leaves have no rule: their type is declared.
+            pub fn infer(&self, operands: &[Type]) -> Result<Vec<Type>, TypeError> {
+                let row = self.row().ok_or_else(|| TypeError {
+                    op: self.mnemonic(),
+                    at: Place::Op,
+                    expected: "an op with an inference rule".into(),
+                    got: "a leaf, whose type is declared".into(),
+                })?;
+                let sig = Signature::new(row, operands)?;
+                match self {
+                    Self::Input { .. } | Self::Param { .. } | Self::State { .. } => Ok(Vec::new()),
+                    $( Self::$variant { $($($attr),*)? } => {
+                        // A rule need not look at every attribute: a flag has no wrong value.
+                        $($( let _ = $attr; )*)?
+                        infer::$infer(&sig, $($arg),*)
+                    } )*
+                }
+            }
+
+            /// Name in the text form; of leaves, what they are.
+            #[must_use]
+            pub fn mnemonic(&self) -> &'static str {
+                match self {
+                    Self::Input { .. } => "input",
+                    Self::Param { .. } => "param",
+                    Self::State { .. } => "state",
+                    $( Self::$variant { .. } => $mnemonic, )*
+                }
+            }
+        }
+    };
+    (@option) => { None };
+    (@option $name:ident) => { Some(stringify!($name)) };
+    (@flag) => { false };
+    (@flag fused) => { true };
+}
+
+op_table! {
+    /// Selects rows of a table: an embedding lookup, or the rows that need logits.
+    ///
+    /// `out[r, :] = table[index[r], :]`
+    "gather" Gather(table, index) -> (out) = gather();
+
+    /// Elementwise sum, computed in f32 and rounded once.
+    "add" Add(a, b) -> (out) = add();
+
+    /// Root-mean-square normalisation of the last axis.
+    ///
+    /// `out = x * rsqrt(mean(x^2) + eps) * w` in f32, rounded once.
+    "rms_norm" RmsNorm(x, w) {
+        /// Added to the mean of squares.
+        eps: F32,
+    } -> (out) = rms_norm(*eps);
+
+    /// Quantises the last axis to E4M3 in groups of 128 (spec section 6.1).
+    ///
+    /// `amax = max(max |x|, 1e-4)` over the group, `s = amax / 448`, `q = e4m3(x / s)`: true divisions, nearest
+    /// even, saturating. The last group may be partial.
+    "quantize" Quantize(x) -> (out) = quantize();
+
+    /// Code times scale in f32, rounded to bf16.
+    "dequantize" Dequantize(x) -> (out) = dequantize();
+
+    /// Matrix product `out[m, n] = sum_k x[m, k] * w[n, k]`.
+    ///
+    /// Block-scaled operands (`x` 1x128, `w` 128x128) accumulate as spec section 6.4 says, bit for bit. bf16
+    /// operands accumulate in f32 in an order that is not defined.
+    "matmul" Matmul(x, w) {
+        /// `bf16` or `f32`.
+        out: DType,
+        /// Products summed by the tensor core before they are added to the f32 accumulator: 32, 64 or 128. Of
+        /// no effect on bf16 operands.
+        promote: u32,
+    } -> (out) = matmul(*out, *promote);
+
+    /// One matrix product for each head: `out[m, h, n] = sum_k x[m, h, k] * w[h, n, k]`, f32 accumulation.
+    "batched_matmul" BatchedMatmul(x, w) {
+        /// `bf16` or `f32`.
+        out: DType,
+    } -> (out) = batched_matmul(*out);
+
+    /// One matrix product for each expert over its rows of `x`.
+    ///
+    /// `out[r, n] = sum_k x[r, k] * w[e, n, k]` for the `e` with `offsets[e] <= r < offsets[e + 1]`; numerics of
+    /// `matmul`.
+    "grouped_matmul" GroupedMatmul(x, w, offsets) {
+        /// `bf16` or `f32`.
+        out: DType,
+        /// As for `matmul`.
+        promote: u32,
+    } -> (out) = grouped_matmul(*out, *promote);
+
+    /// Gated activation: `out = silu(gate) * up` in f32, rounded once.
+    ///
+    /// The left half of the last axis is the gate, the right half is up.
+    "swiglu" Swiglu(x) -> (out) = swiglu();
+
+    /// Rotary embedding of some channels of the last axis.
+    ///
+    /// Channels `start..start + dr` are pairs `(2i, 2i+1)` rotated by `table[positions[t], i] = (cos, sin)` in
+    /// f32 and rounded once; the others are copied. `dr` is twice the table's middle axis.
+    "rope" Rope(x, positions, table) {
+        /// First rotated channel.
+        start: u64,
+    } -> (out) = rope(*start);
+
+    /// A contiguous part of one axis.
+    "slice" Slice(x) {
+        /// The axis, outermost is 0; its extent is constant.
+        axis: usize,
+        /// First index taken.
+        start: u64,
+        /// Indices taken.
+        len: u64,
+    } -> (out) = slice(*axis, *start, *len);
+
+    /// Joins values along one axis.
+    "concat" Concat(; xs) {
+        /// The axis, outermost is 0.
+        axis: usize,
+    } -> (out) = concat(*axis);
+
+    /// The same elements, in row-major order, under another shape.
+    "reshape" Reshape(x) {
+        /// The shape of the result.
+        shape: Vec<Dim>,
+    } -> (out) = reshape(shape);
+
+    /// Writes this step's rows into a cache: the result is `cache` with row `positions[t]` replaced by `x[t]`.
+    "cache_write" CacheWrite(cache, x, positions) -> (out) = cache_write();
+
+    /// Causal attention with a rotated key part that all heads share.
+    ///
+    /// `score[t, h, j] = scale * (q[t, h] . k[j, hk] + q_rope[t, h] . k_rope[j])` in f32; key `j` is visible to
+    /// query `t` iff `j <= positions[t]`; softmax in f32; probabilities are rounded to bf16 before they multiply
+    /// `v`. `hk` is `h`, or 0 when there is one key head (absorbed MLA, where `k = v =` the latent).
+    "attention" Attention(q, q_rope, k, k_rope, v, positions) {
+        /// Factor on the scores.
+        scale: F32,
+    } -> (out) = attention(*scale);
+
+    /// Chooses experts by sigmoid scores within the best groups (spec section 1.6).
+    ///
+    /// `s = sigmoid(logits)`, `z = s + bias` in f32. Experts form `n_group` groups of neighbours; a group's score
+    /// is the sum of its two largest `z`; `z` outside of the `topk_group` best groups becomes minus infinity.
+    /// Experts come in descending order of `z`, ties by lowest index. Weights are `s` at those, divided by their
+    /// sum (slot order, starting from 1e-20) if `normalize`, times `scaling`.
+    "route" Route(logits, bias) {
+        /// Experts a token.
+        top_k: u32,
+        /// Groups of neighbouring experts.
+        n_group: u32,
+        /// Groups kept.
+        topk_group: u32,
+        /// Factor on the weights.
+        scaling: F32,
+        /// Whether weights are divided by their sum.
+        normalize: bool,
+    } -> (experts, weights) = route(*top_k, *n_group, *topk_group, *scaling);
+
+    /// Copies each token's row once for each of its experts, grouped by expert.
+    ///
+    /// Expert `e` owns `rows[offsets[e]..offsets[e + 1]]`, in ascending order of the flat (token, slot) index,
+    /// without padding. `slots[t, s]` is the row of token `t` in slot `s`.
+    "dispatch" Dispatch(x, experts) {
+        /// Number of experts.
+        n_experts: u32,
+    } -> (rows, offsets, slots) = dispatch(*n_experts);
+
+    /// Weighted sum of each token's expert rows.
+    ///
+    /// `out[t] = sum_s weights[t, s] * y[slots[t, s]]`, f32 fused multiply-adds in slot order from 0, rounded once.
+    "combine" Combine(y, slots, weights) -> (out) = combine();
+
+    /// Draws a token for each row.
+    ///
+    /// Temperature 0: the largest logit, lowest index on ties. Else `p_i = exp((l_i - max) / temperature)`; the
+    /// nucleus keeps every `i` for which the mass of strictly larger logits is below `top_p` times the total, so
+    /// ties are all kept; the result is the lowest `i` whose cumulative kept mass, in index order, exceeds
+    /// `uniform` times the kept mass.
+    "sample" Sample(logits, temperature, top_p, uniform) -> (token) = sample();
+
+    /// `y = rms_norm(x, w); q = quantize(y)`
+    "rms_norm_quantize" RmsNormQuantize(x, w) {
+        /// As for `rms_norm`.
+        eps: F32,
+    } -> (y, q) fused = rms_norm_quantize(*eps);
+
+    /// `sum = add(x, r); y = rms_norm(sum, w)`
+    "add_rms_norm" AddRmsNorm(x, r, w) {
+        /// As for `rms_norm`.
+        eps: F32,
+    } -> (sum, y) fused = add_rms_norm(*eps);
+
+    /// `sum = add(x, r); y = rms_norm(sum, w); q = quantize(y)`
+    "add_rms_norm_quantize" AddRmsNormQuantize(x, r, w) {
+        /// As for `rms_norm`.
+        eps: F32,
+    } -> (sum, y, q) fused = add_rms_norm_quantize(*eps);
+
+    /// `q = quantize(swiglu(x))`
+    "swiglu_quantize" SwigluQuantize(x) -> (q) fused = swiglu_quantize();
+
+    /// Normalises, rotates and caches the compressed key-value row of MLA.
+    ///
+    /// With `dc` the length of `w`: `latent = rms_norm(slice(kv, 0, dc), w)`,
+    /// `row = rope(concat(latent, slice(kv, dc..)), positions, table) {start = dc}`,
+    /// `out = cache_write(cache, row, positions)`.
+    "mla_cache_write" MlaCacheWrite(cache, kv, w, positions, table) {
+        /// Of the norm of the latent.
+        eps: F32,
+    } -> (out) fused = mla_cache_write(*eps);
+}
+
+impl Op {
+    /// Whether this is an input, parameter or state.
+    #[must_use]
+    pub fn is_leaf(&self) -> bool {
+        matches!(
+            self,
+            Self::Input { .. } | Self::Param { .. } | Self::State { .. }
+        )
+    }
+
+    /// Whether the table defines it by its expansion into plain ops.
+    #[must_use]
+    pub fn is_fused(&self) -> bool {
+        self.row().is_some_and(|row| row.fused)
+    }
+}
+
+/// The text form without operands: `rms_norm {eps = 1e-6}`, `@embed`, `%tokens`.
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Input { name } => {
+                f.write_str("%")?;
+                crate::print::write_name(f, name)
+            }
+            Self::Param { name } | Self::State { name } => {
+                f.write_str("@")?;
+                crate::print::write_name(f, name)
+            }
+            op => {
+                f.write_str(op.mnemonic())?;
+                crate::print::write_attrs(f, op)
+            }
+        }
+    }
+}
+
+/// Where on an op a type rule failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The op as a whole, e.g. the number of its operands.
+    Op,
+    /// An operand, by its name in the table.
+    Operand(String),
+    /// An attribute, by its name in the table.
+    Attr(&'static str),
+}
+
+/// Operands or attributes that do not fit an op; the graph author's fault.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{op}`{at}: expected {expected}, got {got}")]
+pub struct TypeError {
+    /// The op's mnemonic.
+    pub op: &'static str,
+    /// Where on the op.
+    pub at: Place,
+    /// What the rule wants there.
+    pub expected: String,
+    /// What is there.
+    pub got: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Op => Ok(()),
+            Self::Operand(name) => write!(f, ", operand `{name}`"),
+            Self::Attr(name) => write!(f, ", attribute `{name}`"),
+        }
+    }
+}

@@ -11,9 +11,13 @@
 //! known of an instruction's form comes from its row in the table.
 
 pub mod ast;
+mod error;
 mod inst;
 mod kinds;
+mod lexer;
 mod mods;
+mod parse;
+mod print;
 mod sreg;
 mod table;
 
@@ -21,10 +25,13 @@ pub use ast::{
     Body, Directive, Function, FunctionKind, Init, Item, ItemId, Linkage, Module, Param, PtrAttr,
     RegDecl, Stmt, Variable, Version,
 };
+pub use error::{ParseError, ParseErrorKind};
 pub use inst::{
     Address, Base, Guard, Imm, Inst, LabelId, LocalId, OpcodeText, Operand, Reg, Symbol,
 };
 pub use kinds::{Scope, Space, Type};
 pub use mods::{Mod, Shape};
+pub use parse::parse;
+pub use print::InstText;
 pub use sreg::{SpecialReg, SpecialText};
 pub use table::{Alt, Form, Kind, Op, Slot};

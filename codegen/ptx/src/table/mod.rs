@@ -204,39 +204,47 @@ impl Form {
     /// Matches the operands against their kinds, and the length of a vector
     /// against `.v2`, `.v4` and `.v8`.
     pub fn match_operands(&self, mods: &[Mod], operands: &[Operand]) -> bool {
-        fn go(kinds: &[(Kind, bool)], operands: &[Operand], lanes: Option<usize>) -> bool {
-            let Some(((kind, optional), rest)) = kinds.split_first() else {
-                return operands.is_empty();
-            };
-            let taken = operands.first().is_some_and(|o| {
-                kind.accepts(o)
-                    && match (kind, lanes) {
-                        (Kind::DstVec | Kind::SrcVec, Some(n)) => lanes_of(o) == n,
-                        _ => true,
-                    }
-            });
-            (taken && go(rest, &operands[1..], lanes)) || (*optional && go(rest, operands, lanes))
-        }
-        fn lanes_of(o: &Operand) -> usize {
-            if let Operand::Vector(list) = o {
-                list.len()
-            } else {
-                1
-            }
-        }
-        let vector = |alts: &[Alt]| alts.contains(&Alt::One(Mod::V2));
-        let lanes = self.slots.iter().any(|s| vector(&s.alts)).then(|| {
-            mods.iter()
-                .find_map(|m| match m {
-                    Mod::V2 => Some(2),
-                    Mod::V4 => Some(4),
-                    Mod::V8 => Some(8),
-                    _ => None,
-                })
-                .unwrap_or(1)
-        });
-        go(&self.operands, operands, lanes)
+        fits(&self.operands, operands, self.lanes(mods), false)
     }
+
+    /// As [`Form::match_operands`], where further operands may follow.
+    pub(crate) fn match_prefix(&self, mods: &[Mod], operands: &[Operand]) -> bool {
+        fits(&self.operands, operands, self.lanes(mods), true)
+    }
+
+    /// The vector length that the modifiers ask for, where the form has
+    /// vector modifiers at all.
+    fn lanes(&self, mods: &[Mod]) -> Option<usize> {
+        let vector = |s: &Slot| s.alts.contains(&Alt::One(Mod::V2));
+        let lanes = |m: &Mod| match m {
+            Mod::V2 => Some(2),
+            Mod::V4 => Some(4),
+            Mod::V8 => Some(8),
+            _ => None,
+        };
+        let has_slot = self.slots.iter().any(vector);
+        has_slot.then(|| mods.iter().find_map(lanes).unwrap_or(1))
+    }
+}
+
+fn fits(kinds: &[(Kind, bool)], operands: &[Operand], lanes: Option<usize>, prefix: bool) -> bool {
+    let Some((operand, others)) = operands.split_first() else {
+        return prefix || kinds.iter().all(|(_, optional)| *optional);
+    };
+    let Some(((kind, optional), rest)) = kinds.split_first() else {
+        return false;
+    };
+    let found = if let Operand::Vector(list) = operand {
+        list.len()
+    } else {
+        1
+    };
+    let lanes_fit = match (kind, lanes) {
+        (Kind::DstVec | Kind::SrcVec, Some(n)) => found == n,
+        _ => true,
+    };
+    (lanes_fit && kind.accepts(operand) && fits(rest, others, lanes, prefix))
+        || (*optional && fits(rest, operands, lanes, prefix))
 }
 
 struct Table {

@@ -1,1 +1,81 @@
-//! Kernel families, built as MLIR and lowered through LLVM to PTX
+//! Kernel families and their building blocks: MLIR (melior) → LLVM (inkwell) → PTX.
+//!
+//! In: a [`mcc_ir::program::Kernel`], that is a name and a config that names every choice.
+//! Out: [`KernelCode`]: PTX for sm_90a and how to launch it. The kernel's meaning is the graph op's
+//! evaluator; its choices come from the heuristics in `mcc-passes`; this crate is mechanism only.
+//!
+//! | where | what |
+//! |---|---|
+//! | [`emit`] | the typed builder in which kernels are written |
+//! | [`kernels`] | one file a family |
+//! | [`lower`] | MLIR → LLVM IR → PTX |
+
+pub mod emit;
+pub mod error;
+pub mod kernels;
+pub mod lower;
+
+use mcc_ir::program::{Kernel, LaunchSpec};
+use melior::ir::operation::{OperationLike, OperationPrintingFlags};
+
+pub use error::CodegenError;
+
+/// A compiled kernel.
+#[derive(Clone, Debug)]
+pub struct KernelCode {
+    /// PTX entry name.
+    pub name: String,
+    /// MLIR as built, before conversion.
+    pub mlir: String,
+    /// LLVM IR after optimisation.
+    pub llvm: String,
+    /// PTX, in the printer's canonical form.
+    pub ptx: String,
+    /// Grid, block, shared memory and parameters.
+    pub launch: LaunchSpec,
+}
+
+/// Generates kernels; holds the MLIR context.
+pub struct Codegen {
+    context: melior::Context,
+}
+
+impl Default for Codegen {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Codegen {
+    /// Loads the dialects (some 10 ms).
+    #[must_use]
+    pub fn new() -> Self {
+        Self { context: lower::mlir_context() }
+    }
+
+    /// Compiles one kernel.
+    ///
+    /// # Errors
+    /// [`CodegenError::Unsupported`] for a config that the family does not do, [`CodegenError::Bug`] otherwise.
+    pub fn compile(&self, kernel: &Kernel) -> Result<KernelCode, CodegenError> {
+        let family = kernels::family(kernel)?;
+        let signature = emit::Signature {
+            name: &kernel.name,
+            threads: family.launch.block,
+            params: &family.launch.params,
+        };
+        let mut module = emit::build(&self.context, &signature, family.body)?;
+        let mlir = module
+            .as_operation()
+            .to_string_with_flags(OperationPrintingFlags::new())
+            .unwrap_or_else(|_| module.as_operation().to_string());
+        let lowered = lower::lower(&kernel.name, &self.context, &mut module)?;
+        Ok(KernelCode {
+            name: kernel.name.clone(),
+            mlir,
+            llvm: lowered.llvm,
+            ptx: lowered.ptx,
+            launch: family.launch,
+        })
+    }
+}

@@ -1,0 +1,183 @@
+//! Warpgroup matrix products: `wgmma.mma_async` (PTX ISA 9.7.15) and its shared-memory descriptors.
+//!
+//! One call is one inline block: fence, k-steps, commit, wait. Nothing can move between them, so neither a
+//! late zeroing of accumulators nor a copy of registers in flight can serialise the tensor core. The other
+//! warpgroup's products run meanwhile.
+//!
+//! Accumulator fragment of `m64nNk*` (PTX ISA, figure of matrix fragment D): for the thread of warp `w` and
+//! lane `l` of the warpgroup, register `4j + i` is row `16w + l/4 + 8(i/2)`, column `8j + 2(l%4) + i%2`.
+
+use melior::ir::Value;
+
+use super::asm::Effect;
+use super::{F32, I32, I64, Kernel, Shared, Val};
+
+/// Operand types of a product; the accumulator is FP32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MmaType {
+    /// E4M3 x E4M3, k = 32, both K-major.
+    E4m3,
+    /// BF16 x BF16, k = 16.
+    Bf16,
+}
+
+impl MmaType {
+    /// K elements of one instruction.
+    #[must_use]
+    pub fn k(self) -> u32 {
+        match self {
+            Self::E4m3 => 32,
+            Self::Bf16 => 16,
+        }
+    }
+
+    fn ptx(self) -> &'static str {
+        match self {
+            Self::E4m3 => "f32.e4m3.e4m3",
+            Self::Bf16 => "f32.bf16.bf16",
+        }
+    }
+}
+
+/// Which axis of an operand is contiguous in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Major {
+    /// K is contiguous.
+    K,
+    /// M or N is contiguous (BF16 only).
+    Mn,
+}
+
+/// The A operand.
+pub enum OperandA<'a, 'k> {
+    /// Descriptor of the first k-step, and bytes from one step to the next.
+    Shared { descriptor: Val<'k, I64>, step: u32 },
+    /// Four packed registers a k-step.
+    Registers(&'a [[Val<'k, I32>; 4]]),
+}
+
+/// The B operand.
+#[derive(Clone, Copy)]
+pub struct OperandB<'k> {
+    /// Descriptor of the first k-step.
+    pub descriptor: Val<'k, I64>,
+    /// Bytes from one k-step to the next.
+    pub step: u32,
+    /// Its layout.
+    pub major: Major,
+}
+
+/// What the product is added to.
+pub enum Init<'a, 'k> {
+    /// Nothing: the first step ignores the accumulator.
+    Zero,
+    /// These registers.
+    Accumulate(&'a [Val<'k, F32>]),
+}
+
+/// A product of `steps` k-steps of a 64-row tile.
+#[derive(Clone, Copy, Debug)]
+pub struct Mma {
+    /// Operand types.
+    pub ty: MmaType,
+    /// Columns, a multiple of 8 up to 256.
+    pub n: u32,
+    /// Number of k-steps.
+    pub steps: u32,
+}
+
+impl Kernel {
+    /// Descriptor of an operand tile in 128-byte-swizzled shared memory (PTX ISA 9.7.15.5.1.2.2).
+    ///
+    /// K-major: rows of 128 bytes, 8-row groups `stride` bytes apart (1024 when dense); `leading` unused.
+    /// MN-major: blocks of 64 elements along MN `leading` bytes apart, 8-deep groups along K `stride` apart.
+    pub fn descriptor_128b<'k>(&'k self, tile: Shared<'k>, leading: u32, stride: u32) -> Val<'k, I64> {
+        let address = self.widen((tile.address() & 0x3_ffff).ushr(4));
+        let fields = (1i64 << 62) | (i64::from(stride >> 4) << 32) | (i64::from(leading >> 4) << 16);
+        address | self.i64(fields)
+    }
+
+    /// `D = A B (+ init)`; returns the `n / 2` accumulator registers of this thread, complete.
+    ///
+    /// All four warps of the warpgroup call it together.
+    pub fn wgmma<'k>(
+        &'k self,
+        mma: Mma,
+        a: &OperandA<'_, 'k>,
+        b: OperandB<'k>,
+        init: &Init<'_, 'k>,
+    ) -> Vec<Val<'k, F32>> {
+        let regs = (mma.n / 2) as usize;
+        let mut constraints = vec!["=f".to_owned(); regs];
+        let mut operands: Vec<Value<'static, 'static>> = Vec::new();
+        if let Init::Accumulate(acc) = init {
+            debug_assert_eq!(acc.len(), regs);
+            constraints.extend((0..regs).map(|i| i.to_string()));
+            operands.extend(acc.iter().map(|v| v.raw));
+        }
+        let d: Vec<String> = (0..regs).map(|i| format!("${i}")).collect();
+        let d = format!("{{{}}}", d.join(", "));
+        // `$` numbers of the operands behind results and tied accumulators.
+        let mut next = constraints.len();
+        let mut operand = |value: Value<'static, 'static>, constraint: &str| {
+            constraints.push(constraint.to_owned());
+            operands.push(value);
+            next += 1;
+            format!("${}", next - 1)
+        };
+
+        let mut text = String::from("{\n.reg .pred first;\n.reg .pred more;\nsetp.ne.b32 first, 0, 0;\nsetp.eq.b32 more, 0, 0;\n");
+        let a_text: Vec<String> = match a {
+            OperandA::Shared { descriptor, step } => {
+                let base = operand(descriptor.raw, "l");
+                (0..mma.steps)
+                    .map(|s| advance(&mut text, "da", &base, s, *step))
+                    .collect()
+            }
+            OperandA::Registers(steps) => steps
+                .iter()
+                .map(|r| {
+                    let names: Vec<String> = r.iter().map(|v| operand(v.raw, "r")).collect();
+                    format!("{{{}}}", names.join(", "))
+                })
+                .collect(),
+        };
+        let base = operand(b.descriptor.raw, "l");
+        let b_text: Vec<String> =
+            (0..mma.steps).map(|s| advance(&mut text, "db", &base, s, b.step)).collect();
+
+        text.push_str("wgmma.fence.sync.aligned;\n");
+        let shape = format!("m64n{}k{}", mma.n, mma.ty.k());
+        for s in 0..mma.steps as usize {
+            let scale_d = if s == 0 && matches!(init, Init::Zero) { "first" } else { "more" };
+            // 8-bit operands have no transpose immediates; A in registers has none for A.
+            let trans_b = i32::from(b.major == Major::Mn);
+            let trans = match (mma.ty, a) {
+                (MmaType::E4m3, _) => String::new(),
+                (MmaType::Bf16, OperandA::Shared { .. }) => format!(", 0, {trans_b}"),
+                (MmaType::Bf16, OperandA::Registers(_)) => format!(", {trans_b}"),
+            };
+            text.push_str(&format!(
+                "wgmma.mma_async.sync.aligned.{shape}.{} {d}, {}, {}, {scale_d}, 1, 1{trans};\n",
+                mma.ty.ptx(),
+                a_text[s],
+                b_text[s],
+            ));
+        }
+        text.push_str("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n}");
+        let types = vec!["f32"; regs];
+        self.asm(&text, &constraints.join(","), &operands, &types, Effect::Memory)
+            .into_iter()
+            .map(|raw| Val::new(self, raw))
+            .collect()
+    }
+}
+
+/// Declares the descriptor of k-step `step` (address field in units of 16 bytes) and returns its name.
+fn advance(text: &mut String, name: &str, base: &str, step: u32, bytes: u32) -> String {
+    if step == 0 {
+        return base.to_owned();
+    }
+    text.push_str(&format!(".reg .b64 {name}{step};\nadd.s64 {name}{step}, {base}, {};\n", step * bytes / 16));
+    format!("{name}{step}")
+}

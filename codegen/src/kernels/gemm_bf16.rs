@@ -1,0 +1,212 @@
+//! `gemm_bf16`: D = A Bᵀ of BF16 operands with FP32 accumulation, dense or batched over heads.
+//!
+//! Meaning: `matmul` and `batched_matmul`. The tensor core adds 16 products and the accumulator at a time
+//! (spec section 6.3, F = 25), in K order; the reference leaves the order open.
+//!
+//! ```text
+//! warpgroup 0      producer: one thread keeps a ring of stages filled by TMA
+//! warpgroups 1..   consumers: 64 rows each
+//!
+//! shared memory    stage s:  A [tile_m, 64] bf16, 128-byte swizzle | B [tile_n, 64] bf16, same
+//!                  then the ring's barriers
+//! ```
+//! In the batched form A is `[M, H, K]`, B `[H, N, K]` and D `[M, H, N]`: the tensor maps' middle or outer
+//! axis picks the head.
+
+use mcc_ir::kernel::GemmBf16;
+use mcc_ir::program::{Expr, LaunchSpec, Param};
+use mcc_ir::types::DType;
+
+use super::tiles::{Fragment, Store, TileShape, Walk};
+use super::{Family, WARPGROUP, unsupported};
+use crate::emit::Kernel;
+use crate::emit::pipeline::{Ring, RingLayout, SmemMap};
+use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB};
+use crate::error::CodegenError;
+
+/// K elements of a stage: 128 bytes, the swizzle's span.
+const BLOCK_K: u32 = 64;
+const ROW_BYTES: u32 = 128;
+/// Registers of a producer thread.
+const PRODUCER_REGISTERS: u32 = 40;
+/// Shared memory that one block may use on Hopper.
+const SMEM_LIMIT: u32 = 232_448;
+
+struct Layout {
+    stage_bytes: u32,
+    b_offset: u32,
+    ring: RingLayout,
+    bytes: u32,
+}
+
+fn layout(c: &GemmBf16) -> Layout {
+    let a_bytes = c.tile_m * ROW_BYTES;
+    let b_bytes = (c.tile_n * ROW_BYTES).next_multiple_of(1024);
+    let stage_bytes = a_bytes + b_bytes;
+    let mut map = SmemMap::default();
+    map.reserve(stage_bytes * c.stages, 1024);
+    let ring = RingLayout::reserve(&mut map, c.stages);
+    Layout { stage_bytes, b_offset: a_bytes, ring, bytes: map.bytes() }
+}
+
+/// Parameter positions.
+struct Args;
+impl Args {
+    const A: usize = 0;
+    const B: usize = 1;
+    const D: usize = 2;
+    const D_STRIDE: usize = 3;
+    const ROWS: usize = 4;
+    const D_HEAD_STRIDE: usize = 5;
+}
+
+/// Checks the config and builds the family.
+///
+/// # Errors
+/// [`CodegenError::Unsupported`], naming the limit.
+pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenError> {
+    let fail = |what: String, supported| Err(unsupported(name, what, supported));
+    if !matches!(c.tile_m, 64 | 128) {
+        return fail(format!("tile_m = {}", c.tile_m), "64 or 128");
+    }
+    // 232 registers hold 128 accumulators and the rest of the loop.
+    if c.tile_n == 0 || !c.tile_n.is_multiple_of(8) || c.tile_n > 256 {
+        return fail(format!("tile_n = {}", c.tile_n), "a multiple of 8 up to 256");
+    }
+    if !c.n.is_multiple_of(8) || !c.k.is_multiple_of(8) || c.n == 0 || c.k == 0 {
+        return fail(format!("n = {}, k = {}", c.n, c.k), "multiples of 8");
+    }
+    if !matches!(c.out, DType::BF16 | DType::F32) {
+        return fail(format!("out = {:?}", c.out), "BF16 or F32");
+    }
+    let l = layout(c);
+    if c.stages == 0 || l.bytes > SMEM_LIMIT {
+        return fail(format!("{} stages take {} bytes of shared memory", c.stages, l.bytes), "at least 1 stage, at most 232448 bytes");
+    }
+
+    let batched = c.batch.is_some();
+    // Innermost axis first: A is [M, H, K], so its head axis lies between K and M.
+    let (a_box, b_box) = if batched {
+        (vec![BLOCK_K, 1, c.tile_m], vec![BLOCK_K, c.tile_n, 1])
+    } else {
+        (vec![BLOCK_K, c.tile_m], vec![BLOCK_K, c.tile_n])
+    };
+    let mut params = vec![
+        Param::TensorMap { operand: 0, box_dims: a_box, swizzle: 128 },
+        Param::TensorMap { operand: 1, box_dims: b_box, swizzle: 128 },
+        Param::Pointer { operand: 2 },
+        Param::Stride { operand: 2, axis: 0 },
+        Param::Extent { operand: 0, axis: 0 },
+    ];
+    if batched {
+        params.push(Param::Stride { operand: 2, axis: 1 });
+    }
+    let launch = LaunchSpec {
+        grid: [Walk::grid(shape(c), None, c.batch), Expr::Const(1), Expr::Const(1)],
+        block: WARPGROUP * (1 + c.tile_m / 64),
+        cluster: [1, 1, 1],
+        smem_bytes: l.bytes,
+        params,
+    };
+    Ok(Family { launch, body: Box::new(move |k| body(k, c)) })
+}
+
+fn shape(c: &GemmBf16) -> TileShape {
+    TileShape { m: c.tile_m, n_tiles: c.n.div_ceil(c.tile_n) }
+}
+
+fn body(k: &Kernel, c: &GemmBf16) {
+    let l = layout(c);
+    let ring = Ring::new(k, k.smem(), l.ring);
+    let consumers = c.tile_m / 64;
+    let walk = Walk::Dense { rows: k.arg_i32(Args::ROWS), batch: c.batch.unwrap_or(1) };
+    let warpgroup = k.tid().ushr(7);
+    let warp = k.tid().ushr(5);
+
+    k.if_(k.tid().eq(0), || {
+        k.prefetch_tensor_map(k.arg_tensor_map(Args::A));
+        k.prefetch_tensor_map(k.arg_tensor_map(Args::B));
+        ring.init(consumers * 4);
+        k.fence_mbarrier_init();
+    });
+    k.sync_threads();
+
+    k.if_else(
+        warpgroup.eq(0),
+        || {
+            k.setmaxnreg_dec(PRODUCER_REGISTERS);
+            k.if_(warp.eq(0), || {
+                k.if_(k.elect_one(), || produce(k, c, &l, ring, walk));
+            });
+        },
+        || {
+            k.setmaxnreg_inc(if consumers == 1 { 240 } else { 232 });
+            consume(k, c, &l, ring, walk);
+        },
+    );
+}
+
+fn produce<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Walk<'k>) {
+    let (a, b) = (k.arg_tensor_map(Args::A), k.arg_tensor_map(Args::B));
+    let position = ring.producer();
+    let bytes = (c.tile_m + c.tile_n) * ROW_BYTES;
+    walk.for_each(k, shape(c), |tile| {
+        k.for_(0, c.k.div_ceil(BLOCK_K), 1, |block| {
+            ring.acquire(position, bytes);
+            let full = ring.full(position);
+            let stage = k.smem().at(position.stage() * l.stage_bytes);
+            let depth = block * BLOCK_K;
+            let column = tile.n_tile * c.tile_n;
+            let b_stage = stage.offset(l.b_offset);
+            if c.batch.is_some() {
+                k.tma_load(stage, a, &[depth, tile.group, tile.row], full);
+                k.tma_load(b_stage, b, &[depth, column, tile.group], full);
+            } else {
+                k.tma_load(stage, a, &[depth, tile.row], full);
+                k.tma_load(b_stage, b, &[depth, column], full);
+            }
+            position.advance();
+        });
+    });
+}
+
+fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Walk<'k>) {
+    let thread = k.tid() & (WARPGROUP - 1);
+    let half = k.tid().ushr(7) - 1;
+    let fragment = Fragment::new(thread);
+    let position = ring.consumer();
+    let d = k.arg_global(Args::D);
+    let bytes = if c.out == DType::F32 { 4 } else { 2 };
+    let step = MmaType::Bf16.k() * 2;
+
+    walk.for_each(k, shape(c), |tile| {
+        let acc = k.vars((c.tile_n / 2) as usize, k.f32(0.0));
+        k.for_(0, c.k.div_ceil(BLOCK_K), 1, |_| {
+            ring.wait(position);
+            let stage = k.smem().at(position.stage() * l.stage_bytes);
+            let a_tile = stage.at(half * (64 * ROW_BYTES));
+            let b_tile = stage.offset(l.b_offset);
+            let before: Vec<_> = acc.iter().map(|a| a.get()).collect();
+            let after = k.wgmma(
+                Mma { ty: MmaType::Bf16, n: c.tile_n, steps: BLOCK_K / MmaType::Bf16.k() },
+                &OperandA::Shared { descriptor: k.descriptor_128b(a_tile, 0, 1024), step },
+                OperandB { descriptor: k.descriptor_128b(b_tile, 0, 1024), step, major: Major::K },
+                &Init::Accumulate(&before),
+            );
+            k.if_((thread & 31).eq(0), || ring.release(position));
+            for (acc, v) in acc.iter().zip(after) {
+                acc.set(v);
+            }
+            position.advance();
+        });
+        let base = if c.batch.is_some() {
+            let head = tile.group.to_i64() * k.arg_i32(Args::D_HEAD_STRIDE).to_i64();
+            d.at(head * bytes)
+        } else {
+            d
+        };
+        let store = Store { base, stride: k.arg_i32(Args::D_STRIDE), dtype: c.out, columns: c.n };
+        let values: Vec<_> = acc.iter().map(|a| a.get()).collect();
+        store.fragment(k, &values, fragment, tile.row + half * 64, tile.row_end, tile.n_tile * c.tile_n);
+    });
+}

@@ -1,0 +1,244 @@
+//! `gemm_fp8`: D = A Bᵀ of E4M3 operands with 1x128 and 128x128 scales, dense or grouped by expert.
+//!
+//! Meaning: spec section 6.4, bit for bit: every `promote` elements of K the tensor core starts from zero;
+//! its partial sum `p` is promoted by `acc = fma(fl(sa * sb), p, acc)` in FP32, in K order.
+//!
+//! ```text
+//! warpgroup 0      producer: one thread keeps a ring of stages filled by TMA
+//! warpgroups 1..   consumers: 64 rows each; wgmma, wait, promote, release; while one promotes, the other's
+//!                  wgmma has the tensor core
+//!
+//! shared memory    stage s:  A [tile_m, 128] e4m3, 128-byte swizzle | B [tile_n, 128] e4m3, same
+//!                  then the ring's barriers
+//! ```
+//! K tails and row tails arrive as zeros (TMA fills what lies outside of the tensor); rows of the next group
+//! in a tile are computed and not stored.
+
+use mcc_ir::kernel::GemmFp8;
+use mcc_ir::program::{Expr, LaunchSpec, Param};
+use mcc_ir::types::DType;
+
+use super::tiles::{Fragment, Store, TileShape, Walk};
+use super::{Family, WARPGROUP, unsupported};
+use crate::emit::pipeline::{Ring, RingLayout, SmemMap};
+use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB};
+use crate::emit::{F32, Kernel};
+use crate::error::CodegenError;
+
+/// K elements of a stage, which are also the bytes of a row of it, and of a scale group.
+const BLOCK_K: u32 = 128;
+/// Registers of a producer thread: enough for addresses and loop counters (DeepGEMM uses the same).
+const PRODUCER_REGISTERS: u32 = 40;
+/// Shared memory that one block may use on Hopper.
+const SMEM_LIMIT: u32 = 232_448;
+
+struct Layout {
+    stage_bytes: u32,
+    b_offset: u32,
+    ring: RingLayout,
+    bytes: u32,
+}
+
+fn layout(c: &GemmFp8) -> Layout {
+    let a_bytes = c.tile_m * BLOCK_K;
+    // The swizzle pattern repeats every 1024 bytes, so tiles start at multiples of that.
+    let b_bytes = (c.tile_n * BLOCK_K).next_multiple_of(1024);
+    let stage_bytes = a_bytes + b_bytes;
+    let mut map = SmemMap::default();
+    map.reserve(stage_bytes * c.stages, 1024);
+    let ring = RingLayout::reserve(&mut map, c.stages);
+    Layout { stage_bytes, b_offset: a_bytes, ring, bytes: map.bytes() }
+}
+
+/// Parameter positions.
+struct Args;
+impl Args {
+    const A: usize = 0;
+    const B: usize = 1;
+    const A_SCALES: usize = 2;
+    const A_SCALES_STRIDE: usize = 3;
+    const B_SCALES: usize = 4;
+    const D: usize = 5;
+    const D_STRIDE: usize = 6;
+    const ROWS: usize = 7;
+    const OFFSETS: usize = 8;
+}
+
+/// Checks the config and builds the family.
+///
+/// # Errors
+/// [`CodegenError::Unsupported`], naming the limit.
+pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError> {
+    let fail = |what: String, supported| Err(unsupported(name, what, supported));
+    if !matches!(c.tile_m, 64 | 128) {
+        return fail(format!("tile_m = {}", c.tile_m), "64 or 128");
+    }
+    if !matches!(c.tile_n, 8 | 16 | 32 | 64 | 128) {
+        return fail(format!("tile_n = {}", c.tile_n), "8, 16, 32, 64 or 128: one column block of B's scales a tile");
+    }
+    if !c.n.is_multiple_of(8) || !c.k.is_multiple_of(16) || c.n == 0 || c.k == 0 {
+        return fail(format!("n = {}, k = {}", c.n, c.k), "n a multiple of 8, k a multiple of 16");
+    }
+    if !matches!(c.promote, 32 | 64 | 128) {
+        return fail(format!("promote = {}", c.promote), "32, 64 or 128");
+    }
+    if !matches!(c.out, DType::BF16 | DType::F32) {
+        return fail(format!("out = {:?}", c.out), "BF16 or F32");
+    }
+    let l = layout(c);
+    if c.stages == 0 || l.bytes > SMEM_LIMIT {
+        return fail(format!("{} stages take {} bytes of shared memory", c.stages, l.bytes), "at least 1 stage, at most 232448 bytes");
+    }
+
+    let grouped = c.groups.is_some();
+    let d = if grouped { 5 } else { 4 };
+    let mut b_box = vec![BLOCK_K, c.tile_n];
+    if grouped {
+        b_box.push(1);
+    }
+    let mut params = vec![
+        Param::TensorMap { operand: 0, box_dims: vec![BLOCK_K, c.tile_m], swizzle: 128 },
+        Param::TensorMap { operand: 2, box_dims: b_box, swizzle: 128 },
+        Param::Pointer { operand: 1 },
+        Param::Stride { operand: 1, axis: 1 },
+        Param::Pointer { operand: 3 },
+        Param::Pointer { operand: d },
+        Param::Stride { operand: d, axis: 0 },
+        Param::Extent { operand: 0, axis: 0 },
+    ];
+    if grouped {
+        params.push(Param::Pointer { operand: 4 });
+    }
+    let launch = LaunchSpec {
+        grid: [Walk::grid(shape(c), c.groups, None), Expr::Const(1), Expr::Const(1)],
+        block: WARPGROUP * (1 + c.tile_m / 64),
+        cluster: [1, 1, 1],
+        smem_bytes: l.bytes,
+        params,
+    };
+    Ok(Family { launch, body: Box::new(move |k| body(k, c)) })
+}
+
+fn shape(c: &GemmFp8) -> TileShape {
+    TileShape { m: c.tile_m, n_tiles: c.n.div_ceil(c.tile_n) }
+}
+
+fn body(k: &Kernel, c: &GemmFp8) {
+    let l = layout(c);
+    let smem = k.smem();
+    let ring = Ring::new(k, smem, l.ring);
+    let consumers = c.tile_m / 64;
+    let walk = match c.groups {
+        Some(groups) => Walk::Grouped { offsets: k.arg_global(Args::OFFSETS), groups },
+        None => Walk::Dense { rows: k.arg_i32(Args::ROWS), batch: 1 },
+    };
+    let warpgroup = k.tid().ushr(7);
+    let warp = k.tid().ushr(5);
+
+    k.if_(k.tid().eq(0), || {
+        k.prefetch_tensor_map(k.arg_tensor_map(Args::A));
+        k.prefetch_tensor_map(k.arg_tensor_map(Args::B));
+        ring.init(consumers * 4);
+        k.fence_mbarrier_init();
+    });
+    k.sync_threads();
+
+    k.if_else(
+        warpgroup.eq(0),
+        || {
+            k.setmaxnreg_dec(PRODUCER_REGISTERS);
+            k.if_(warp.eq(0), || {
+                k.if_(k.elect_one(), || produce(k, c, &l, ring, walk));
+            });
+        },
+        || {
+            // 128 producer threads at 40 and the consumers' share fit into 65,536 registers.
+            k.setmaxnreg_inc(if consumers == 1 { 240 } else { 232 });
+            consume(k, c, &l, ring, walk);
+        },
+    );
+}
+
+fn produce<'k>(k: &'k Kernel, c: &GemmFp8, l: &Layout, ring: Ring<'k>, walk: Walk<'k>) {
+    let (a, b) = (k.arg_tensor_map(Args::A), k.arg_tensor_map(Args::B));
+    let position = ring.producer();
+    // TMA counts the whole box, also where it lies outside of the tensor.
+    let bytes = (c.tile_m + c.tile_n) * BLOCK_K;
+    walk.for_each(k, shape(c), |tile| {
+        k.for_(0, c.k.div_ceil(BLOCK_K), 1, |block| {
+            ring.acquire(position, bytes);
+            let stage = k.smem().at(position.stage() * l.stage_bytes);
+            let depth = block * BLOCK_K;
+            k.tma_load(stage, a, &[depth, tile.row], ring.full(position));
+            let column = tile.n_tile * c.tile_n;
+            let b_stage = stage.offset(l.b_offset);
+            if c.groups.is_some() {
+                k.tma_load(b_stage, b, &[depth, column, tile.group], ring.full(position));
+            } else {
+                k.tma_load(b_stage, b, &[depth, column], ring.full(position));
+            }
+            position.advance();
+        });
+    });
+}
+
+fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Layout, ring: Ring<'k>, walk: Walk<'k>) {
+    let thread = k.tid() & (WARPGROUP - 1);
+    let half = k.tid().ushr(7) - 1;
+    let fragment = Fragment::new(thread);
+    let rows = k.arg_i32(Args::ROWS);
+    let a_scales = k.arg_global(Args::A_SCALES);
+    let a_stride = k.arg_i32(Args::A_SCALES_STRIDE);
+    let b_scales = k.arg_global(Args::B_SCALES);
+    let k_blocks = c.k.div_ceil(BLOCK_K);
+    let position = ring.consumer();
+    let store = Store {
+        base: k.arg_global(Args::D),
+        stride: k.arg_i32(Args::D_STRIDE),
+        dtype: c.out,
+        columns: c.n,
+    };
+
+    walk.for_each(k, shape(c), |tile| {
+        let row0 = tile.row + half * 64;
+        let n0 = tile.n_tile * c.tile_n;
+        let acc = k.vars((c.tile_n / 2) as usize, k.f32(0.0));
+        // Rows behind the tensor's end read the last row's scales; their products are zero and not stored.
+        let [r0, r1] = [0, 8].map(|d| (row0 + fragment.row + d).min(rows - 1));
+        let b_row = (tile.group * c.n.div_ceil(128) + n0.ushr(7)) * k_blocks;
+
+        k.for_(0, k_blocks, 1, |block| {
+            // Scales first: their latency hides behind the wait for the stage.
+            let line = block.to_i64() * a_stride.to_i64();
+            let [sa0, sa1] = [r0, r1].map(|r| a_scales.at((line + r.to_i64()) * 4).load_nc::<F32>());
+            let sb = b_scales.index(b_row + block, 4).load_nc::<F32>();
+            let (s0, s1) = (sa0 * sb, sa1 * sb);
+
+            ring.wait(position);
+            let stage = k.smem().at(position.stage() * l.stage_bytes);
+            let a_tile = stage.at(half * (64 * BLOCK_K));
+            let b_tile = stage.offset(l.b_offset);
+            for part in 0..BLOCK_K / c.promote {
+                let step = MmaType::E4m3.k();
+                let p = k.wgmma(
+                    Mma { ty: MmaType::E4m3, n: c.tile_n, steps: c.promote / step },
+                    &OperandA::Shared { descriptor: k.descriptor_128b(a_tile.offset(part * c.promote), 0, 1024), step },
+                    OperandB { descriptor: k.descriptor_128b(b_tile.offset(part * c.promote), 0, 1024), step, major: Major::K },
+                    &Init::Zero,
+                );
+                if part == BLOCK_K / c.promote - 1 {
+                    // The stage has been read; the promotion works on registers.
+                    k.if_((thread & 31).eq(0), || ring.release(position));
+                }
+                for (i, (acc, p)) in acc.iter().zip(p).enumerate() {
+                    let s = if i % 4 < 2 { s0 } else { s1 };
+                    acc.update(|a| s.fma(p, a));
+                }
+            }
+            position.advance();
+        });
+
+        let values: Vec<_> = acc.iter().map(|a| a.get()).collect();
+        store.fragment(k, &values, fragment, row0, tile.row_end, n0);
+    });
+}

@@ -1,0 +1,49 @@
+//! Kernel families, one a file: layout, shared-memory map, barriers, producer, consumers, epilogue.
+//!
+//! | file | families | graph ops |
+//! |---|---|---|
+//! | `gemm_fp8.rs` | `gemm_fp8` | `matmul`, `grouped_matmul` of block-scaled operands |
+//! | `gemm_bf16.rs` | `gemm_bf16` | `matmul`, `batched_matmul` of BF16 operands |
+//! | `tiles.rs` | – | the walk over output tiles and the store of a fragment, for both |
+
+pub mod gemm_bf16;
+pub mod gemm_fp8;
+mod tiles;
+
+use mcc_ir::kernel::KernelConfig;
+use mcc_ir::program::{Kernel, LaunchSpec};
+
+use crate::emit;
+use crate::error::CodegenError;
+
+/// What a family makes of a config.
+pub struct Family<'a> {
+    /// How the kernel is launched.
+    pub launch: LaunchSpec,
+    /// Emits the kernel's body.
+    pub body: Box<dyn FnOnce(&emit::Kernel) + 'a>,
+}
+
+/// Threads of a warpgroup.
+pub(crate) const WARPGROUP: u32 = 128;
+
+/// Checks the config and finds its family.
+///
+/// # Errors
+/// [`CodegenError::Unsupported`] when the config is outside of what the family does.
+pub fn family(kernel: &Kernel) -> Result<Family<'_>, CodegenError> {
+    match &kernel.config {
+        KernelConfig::GemmFp8(c) => gemm_fp8::family(&kernel.name, c),
+        KernelConfig::GemmBf16(c) => gemm_bf16::family(&kernel.name, c),
+        other => Err(CodegenError::Unsupported {
+            kernel: kernel.name.clone(),
+            what: format!("no kernel family for {other:?}"),
+            supported: "gemm_fp8, gemm_bf16".to_owned(),
+        }),
+    }
+}
+
+/// An [`CodegenError::Unsupported`] of `kernel`.
+pub(crate) fn unsupported(kernel: &str, what: impl Into<String>, supported: &str) -> CodegenError {
+    CodegenError::Unsupported { kernel: kernel.to_owned(), what: what.into(), supported: supported.to_owned() }
+}

@@ -1,0 +1,142 @@
+//! MLIR → LLVM IR → PTX, in one process.
+//!
+//! In: a verified module of one kernel. Out: LLVM IR and PTX text for `sm_90a`. Same input, same bytes.
+
+use std::ffi::c_void;
+
+use inkwell::OptimizationLevel;
+use inkwell::attributes::{Attribute, AttributeLoc};
+use inkwell::context::Context as LlvmContext;
+use inkwell::passes::PassBuilderOptions;
+use inkwell::targets::{
+    CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetTriple,
+};
+use inkwell::values::{AnyValue, AsValueRef, CallSiteValue, InstructionOpcode};
+use melior::Context;
+use melior::dialect::DialectRegistry;
+use melior::ir::Module;
+use melior::pass::PassManager;
+use melior::utility::{
+    parse_pass_pipeline, register_all_dialects, register_all_llvm_translations, register_all_passes,
+};
+
+use crate::error::CodegenError;
+
+/// PTX ISA version that the kernels need: `setmaxnreg`, wgmma and tensor copies are in 8.0.
+const PTX_FEATURE: &str = "+ptx80";
+const TRIPLE: &str = "nvptx64-nvidia-cuda";
+const GPU: &str = "sm_90a";
+const PIPELINE: &str =
+    "builtin.module(convert-nvvm-to-llvm,convert-scf-to-cf,convert-arith-to-llvm,convert-cf-to-llvm,reconcile-unrealized-casts)";
+
+unsafe extern "C" {
+    /// In libMLIRTargetLLVMIRExport and its C API; not part of mlir-sys.
+    fn mlirTranslateModuleToLLVMIR(op: mlir_sys_op, context: *mut c_void) -> *mut c_void;
+}
+
+/// `MlirOperation`, by value.
+#[allow(non_camel_case_types, reason = "named as in MLIR's C API")]
+type mlir_sys_op = mlir_sys::MlirOperation;
+
+/// Makes the MLIR context with everything that lowering needs.
+#[must_use]
+pub fn mlir_context() -> Context {
+    let registry = DialectRegistry::new();
+    register_all_dialects(&registry);
+    let context = Context::new();
+    context.append_dialect_registry(&registry);
+    for dialect in ["arith", "scf", "cf", "llvm", "nvvm"] {
+        context.get_or_load_dialect(dialect);
+    }
+    register_all_llvm_translations(&context);
+    context.enable_multi_threading(false);
+    context
+}
+
+/// Text of the stages behind MLIR.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// LLVM IR after optimisation.
+    pub llvm: String,
+    /// PTX as LLVM prints it.
+    pub ptx: String,
+}
+
+/// Lowers a module of one kernel.
+///
+/// # Errors
+/// [`CodegenError::Bug`]: nothing that reaches this stage may fail.
+pub fn lower(kernel: &str, context: &Context, module: &mut Module<'_>) -> Result<Lowered, CodegenError> {
+    let bug = |stage, detail: String| CodegenError::Bug { kernel: kernel.to_owned(), stage, detail };
+
+    static PASSES: std::sync::Once = std::sync::Once::new();
+    PASSES.call_once(register_all_passes);
+    let manager = PassManager::new(context);
+    parse_pass_pipeline(manager.as_operation_pass_manager(), PIPELINE)
+        .map_err(|e| bug("the pass pipeline", e.to_string()))?;
+    let mut diagnostics = String::new();
+    let id = context.attach_diagnostic_handler(|d| {
+        diagnostics.push_str(&d.to_string());
+        diagnostics.push('\n');
+        true
+    });
+    let ran = manager.run(module);
+    context.detach_diagnostic_handler(id);
+    ran.map_err(|e| bug("conversion to the LLVM dialect", format!("{e}\n{diagnostics}")))?;
+
+    let llvm_context = LlvmContext::create();
+    // SAFETY: both libraries are linked from one LLVM; the module lives in `llvm_context`.
+    let llvm = unsafe {
+        let raw = mlirTranslateModuleToLLVMIR(module.as_operation().to_raw(), llvm_context.raw().cast());
+        if raw.is_null() {
+            return Err(bug("translation to LLVM IR", String::new()));
+        }
+        inkwell::module::Module::new(raw.cast())
+    };
+    mark_convergent(&llvm, &llvm_context);
+
+    Target::initialize_nvptx(&InitializationConfig::default());
+    let triple = TargetTriple::create(TRIPLE);
+    let target = Target::from_triple(&triple).map_err(|e| bug("target look-up", e.to_string()))?;
+    let machine: TargetMachine = target
+        .create_target_machine(
+            &triple,
+            GPU,
+            PTX_FEATURE,
+            OptimizationLevel::Aggressive,
+            RelocMode::Default,
+            CodeModel::Default,
+        )
+        .ok_or_else(|| bug("target machine", String::new()))?;
+    llvm.set_triple(&triple);
+    llvm.set_data_layout(&machine.get_target_data().get_data_layout());
+    llvm.run_passes("default<O3>", &machine, PassBuilderOptions::create())
+        .map_err(|e| bug("LLVM's optimiser", e.to_string()))?;
+    let ptx = machine
+        .write_to_memory_buffer(&llvm, FileType::Assembly)
+        .map_err(|e| bug("LLVM's PTX printer", e.to_string()))?;
+    let ptx = String::from_utf8_lossy(ptx.as_slice()).trim_end_matches('\0').to_owned();
+    Ok(Lowered { llvm: llvm.print_to_string().to_string(), ptx })
+}
+
+/// Marks every inline block with side effects `convergent`: barriers and warpgroup instructions may not be
+/// duplicated into or sunk under divergent branches, and MLIR has no way to say so.
+fn mark_convergent(module: &inkwell::module::Module<'_>, context: &LlvmContext) {
+    let convergent = context.create_enum_attribute(Attribute::get_named_enum_kind_id("convergent"), 0);
+    for function in module.get_functions() {
+        for block in function.get_basic_blocks() {
+            for instruction in block.get_instructions() {
+                if instruction.get_opcode() != InstructionOpcode::Call {
+                    continue;
+                }
+                let text = instruction.print_to_string().to_string();
+                if !text.contains(" asm sideeffect ") {
+                    continue;
+                }
+                // SAFETY: the instruction is a call.
+                let call = unsafe { CallSiteValue::new(instruction.as_value_ref()) };
+                call.add_attribute(AttributeLoc::Function, convergent);
+            }
+        }
+    }
+}

@@ -125,8 +125,8 @@ fn require_known(packages: &[&str]) -> Result<()> {
     }
     Err(Error::Environment(format!(
         "this system's apt has no package {}.\n\
-         Debian 12 has LLVM 22 in its security archive \
-         (deb http://security.debian.org/debian-security bookworm-security main);\n\
+         Debian 12 and 13 have LLVM 22 in their security archives, for Debian 12:\n\
+         deb http://security.debian.org/debian-security bookworm-security main\n\
          https://apt.llvm.org has it for other releases. With LLVM and MLIR 22 elsewhere, set\n\
          LLVM_SYS_221_PREFIX, MLIR_SYS_220_PREFIX and TABLEGEN_220_PREFIX to its folder.",
         unknown.join(", ")

@@ -606,6 +606,11 @@ pub(crate) fn mla_cache_write(s: &Signature<'_>, eps: F32) -> Inferred {
         ));
     }
     check_rope(s, t, width, 3, 4, latent)?;
+    // The table rotates all of the channels behind the latent.
+    s.same(4, 1, "dr/2", &Dim::Const((width - latent) / 2))?;
+    if !(width - latent).is_multiple_of(2) {
+        return Err(s.operand(1, "an even number of rotated channels"));
+    }
     s.finite("eps", eps, 0.0)?;
     Ok(vec![s.ty(0).clone()])
 }

@@ -249,11 +249,21 @@ pub struct OperandDecl {
 }
 
 const fn read(name: &'static str, dtype: DType, rank: usize) -> OperandDecl {
-    OperandDecl { name, dtype, rank, written: false }
+    OperandDecl {
+        name,
+        dtype,
+        rank,
+        written: false,
+    }
 }
 
 const fn write(name: &'static str, dtype: DType, rank: usize) -> OperandDecl {
-    OperandDecl { name, dtype, rank, written: true }
+    OperandDecl {
+        name,
+        dtype,
+        rank,
+        written: true,
+    }
 }
 
 impl KernelConfig {
@@ -280,7 +290,11 @@ impl KernelConfig {
             // a [M,K] or [M,H,K], b [N,K] or [H,N,K], d [M,N] or [M,H,N]
             Self::GemmBf16(c) => {
                 let rank = if c.batch.is_some() { 3 } else { 2 };
-                vec![read("a", BF16, rank), read("b", BF16, rank), write("d", c.out, rank)]
+                vec![
+                    read("a", BF16, rank),
+                    read("b", BF16, rank),
+                    write("d", c.out, rank),
+                ]
             }
             // q [T,H,dk], q_rope [T,H,dr], k [C,Hk,dk], k_rope [C,dr], v [C,Hk,dv], positions [T], out [T,H,dv]
             Self::AttentionPrefill(_) | Self::AttentionDecode(_) => vec![
@@ -312,7 +326,11 @@ impl KernelConfig {
                 v
             }
             // x [M,W], codes [M,W], scales [M,W/128]
-            Self::Quantize(_) => vec![read("x", BF16, 2), write("codes", E4M3, 2), write("scales", F32, 2)],
+            Self::Quantize(_) => vec![
+                read("x", BF16, 2),
+                write("codes", E4M3, 2),
+                write("scales", F32, 2),
+            ],
             // x [M,2W], out [M,W] or codes and scales
             Self::Swiglu(c) => {
                 let mut v = vec![read("x", BF16, 2)];
@@ -339,9 +357,17 @@ impl KernelConfig {
                 read("table", F32, 3),
                 write("cache", BF16, 2),
             ],
-            Self::Add(_) => vec![read("a", BF16, 2), read("b", BF16, 2), write("out", BF16, 2)],
+            Self::Add(_) => vec![
+                read("a", BF16, 2),
+                read("b", BF16, 2),
+                write("out", BF16, 2),
+            ],
             // table [N,W], index [R], out [R,W]
-            Self::Gather(_) => vec![read("table", BF16, 2), read("index", I32, 1), write("out", BF16, 2)],
+            Self::Gather(_) => vec![
+                read("table", BF16, 2),
+                read("index", I32, 1),
+                write("out", BF16, 2),
+            ],
             // logits [T,E], bias [E], experts [T,k], weights [T,k]
             Self::Route(_) => vec![
                 read("logits", F32, 2),
@@ -367,7 +393,11 @@ impl KernelConfig {
                         write("out_scales", F32, 2),
                     ]
                 } else {
-                    vec![read("x", BF16, 2), read("row_token", I32, 1), write("out", BF16, 2)]
+                    vec![
+                        read("x", BF16, 2),
+                        read("row_token", I32, 1),
+                        write("out", BF16, 2),
+                    ]
                 }
             }
             // y [k*T,W], slots [T,k], weights [T,k], out [T,W]

@@ -12,7 +12,12 @@
 //! Only [`egraph`] knows egg.
 
 pub mod egraph;
+pub mod error;
 pub mod heuristics;
+pub mod lower;
 pub mod memory;
 pub mod select;
 pub mod target;
+
+pub use error::PassError;
+pub use lower::{Lowered, lower, lower_explained};

@@ -39,7 +39,11 @@ impl KernelConfig {
             Self::GemmFp8(c) => {
                 let groups = c.groups.map_or(String::new(), |g| format!("_g{g}"));
                 // 128 is the interval of the published model; only another one is worth a word.
-                let promote = if c.promote == 128 { String::new() } else { format!("_p{}", c.promote) };
+                let promote = if c.promote == 128 {
+                    String::new()
+                } else {
+                    format!("_p{}", c.promote)
+                };
                 format!(
                     "{family}{groups}_n{}_k{}_{}_m{}n{}s{}{promote}",
                     c.n,
@@ -79,9 +83,15 @@ impl KernelConfig {
                 name
             }
             Self::Quantize(c) => format!("{family}_w{}", c.width),
-            Self::Swiglu(c) => format!("{family}_w{}{}", c.width, if c.quant { "_quant" } else { "" }),
+            Self::Swiglu(c) => format!(
+                "{family}_w{}{}",
+                c.width,
+                if c.quant { "_quant" } else { "" }
+            ),
             Self::Rope(c) => format!("{family}_h{}_w{}_s{}_d{}", c.heads, c.width, c.start, c.dim),
-            Self::MlaCacheWrite(c) => format!("{family}_l{}_r{}_e{}", c.latent, c.rope, float(c.eps)),
+            Self::MlaCacheWrite(c) => {
+                format!("{family}_l{}_r{}_e{}", c.latent, c.rope, float(c.eps))
+            }
             Self::Add(c) => format!("{family}_w{}", c.width),
             Self::Gather(c) => format!("{family}_w{}", c.width),
             Self::Route(c) => format!(
@@ -95,7 +105,12 @@ impl KernelConfig {
             ),
             Self::MoePlan(c) => format!("{family}_e{}_k{}", c.experts, c.top_k),
             Self::Expand(c) => {
-                format!("{family}_w{}_k{}{}", c.width, c.top_k, if c.quant { "_quant" } else { "" })
+                format!(
+                    "{family}_w{}_k{}{}",
+                    c.width,
+                    c.top_k,
+                    if c.quant { "_quant" } else { "" }
+                )
             }
             Self::Combine(c) => format!("{family}_w{}_k{}", c.width, c.top_k),
             Self::Sample(c) => format!("{family}_v{}", c.vocab),
@@ -161,9 +176,19 @@ mod tests {
             stages: 4,
             promote: 128,
         };
-        let grouped = GemmFp8 { groups: Some(16), promote: 64, ..gemm.clone() };
-        assert_eq!(KernelConfig::GemmFp8(gemm).name(), "gemm_fp8_n512_k256_bf16_m64n64s4");
-        assert_eq!(KernelConfig::GemmFp8(grouped).name(), "gemm_fp8_g16_n512_k256_bf16_m64n64s4_p64");
+        let grouped = GemmFp8 {
+            groups: Some(16),
+            promote: 64,
+            ..gemm.clone()
+        };
+        assert_eq!(
+            KernelConfig::GemmFp8(gemm).name(),
+            "gemm_fp8_n512_k256_bf16_m64n64s4"
+        );
+        assert_eq!(
+            KernelConfig::GemmFp8(grouped).name(),
+            "gemm_fp8_g16_n512_k256_bf16_m64n64s4_p64"
+        );
         assert_eq!(rms_norm(1e-6).name(), "rms_norm_w256_e1em6_add_sum_quant");
     }
 

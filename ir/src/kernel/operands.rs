@@ -64,7 +64,11 @@ impl KernelConfig {
         self.operands()
             .into_iter()
             .zip(self.axes())
-            .map(|(decl, (layout, extents))| OperandSpec { decl, extents, layout })
+            .map(|(decl, (layout, extents))| OperandSpec {
+                decl,
+                extents,
+                layout,
+            })
             .collect()
     }
 
@@ -94,7 +98,11 @@ impl KernelConfig {
                 let (n, k) = (fixed(g.n), fixed(g.k));
                 match g.batch.map(fixed) {
                     None => vec![(Rows, vec![m, k]), (Rows, vec![n, k]), (Rows, vec![m, n])],
-                    Some(h) => vec![(Rows, vec![m, h, k]), (Rows, vec![h, n, k]), (Rows, vec![m, h, n])],
+                    Some(h) => vec![
+                        (Rows, vec![m, h, k]),
+                        (Rows, vec![h, n, k]),
+                        (Rows, vec![m, h, n]),
+                    ],
                 }
             }
             Self::AttentionPrefill(a) | Self::AttentionDecode(a) => {
@@ -131,7 +139,11 @@ impl KernelConfig {
             }
             Self::Quantize(q) => {
                 let row = vec![m, fixed(q.width)];
-                vec![(Rows, row.clone()), (Rows, row), (Scales, vec![m, blocks(q.width)])]
+                vec![
+                    (Rows, row.clone()),
+                    (Rows, row),
+                    (Scales, vec![m, blocks(q.width)]),
+                ]
             }
             Self::Swiglu(s) => {
                 let mut v = vec![
@@ -145,7 +157,12 @@ impl KernelConfig {
             }
             Self::Rope(p) => {
                 let row = vec![t, fixed(p.heads), fixed(p.width)];
-                vec![(Rows, row.clone()), (Dense, vec![t]), table(p.dim), (Dense, row)]
+                vec![
+                    (Rows, row.clone()),
+                    (Dense, vec![t]),
+                    table(p.dim),
+                    (Dense, row),
+                ]
             }
             Self::MlaCacheWrite(w) => {
                 let width = Extent::Fixed(u64::from(w.latent) + u64::from(w.rope));
@@ -160,11 +177,20 @@ impl KernelConfig {
             Self::Add(a) => vec![(Rows, vec![m, fixed(a.width)]); 3],
             Self::Gather(g) => {
                 let w = fixed(g.width);
-                vec![(Rows, vec![Free("N"), w]), (Dense, vec![r]), (Rows, vec![r, w])]
+                vec![
+                    (Rows, vec![Free("N"), w]),
+                    (Dense, vec![r]),
+                    (Rows, vec![r, w]),
+                ]
             }
             Self::Route(g) => {
                 let (e, k) = (fixed(g.experts), fixed(g.top_k));
-                vec![(Rows, vec![t, e]), (Dense, vec![e]), (Dense, vec![t, k]), (Dense, vec![t, k])]
+                vec![
+                    (Rows, vec![t, e]),
+                    (Dense, vec![e]),
+                    (Dense, vec![t, k]),
+                    (Dense, vec![t, k]),
+                ]
             }
             Self::MoePlan(p) => vec![
                 (Dense, vec![t, fixed(p.top_k)]),
@@ -184,7 +210,11 @@ impl KernelConfig {
                         (Scales, vec![rows, g]),
                     ]
                 } else {
-                    vec![(Rows, vec![t, w]), (Dense, vec![rows]), (Rows, vec![rows, w])]
+                    vec![
+                        (Rows, vec![t, w]),
+                        (Dense, vec![rows]),
+                        (Rows, vec![rows, w]),
+                    ]
                 }
             }
             Self::Combine(x) => {
@@ -217,7 +247,14 @@ fn blocks(extent: u32) -> Extent {
 
 /// `[P, dim/2, 2]`: cosine and sine for each position and pair of channels.
 fn table(dim: u32) -> (Layout, Vec<Extent>) {
-    (Layout::Dense, vec![Extent::Free("P"), Extent::Fixed(u64::from(dim) / 2), Extent::Fixed(2)])
+    (
+        Layout::Dense,
+        vec![
+            Extent::Free("P"),
+            Extent::Fixed(u64::from(dim) / 2),
+            Extent::Fixed(2),
+        ],
+    )
 }
 
 #[cfg(test)]
@@ -238,7 +275,15 @@ mod tests {
             stages: 4,
             promote: 128,
         };
-        let bf16 = GemmBf16 { n: 64, k: 72, batch: None, out: DType::BF16, tile_m: 64, tile_n: 64, stages: 4 };
+        let bf16 = GemmBf16 {
+            n: 64,
+            k: 72,
+            batch: None,
+            out: DType::BF16,
+            tile_m: 64,
+            tile_n: 64,
+            stages: 4,
+        };
         let attention = Attention {
             heads: 4,
             kv_heads: 4,
@@ -259,11 +304,20 @@ mod tests {
         };
         vec![
             KernelConfig::GemmFp8(fp8.clone()),
-            KernelConfig::GemmFp8(GemmFp8 { groups: Some(8), ..fp8 }),
+            KernelConfig::GemmFp8(GemmFp8 {
+                groups: Some(8),
+                ..fp8
+            }),
             KernelConfig::GemmBf16(bf16.clone()),
-            KernelConfig::GemmBf16(GemmBf16 { batch: Some(4), ..bf16 }),
+            KernelConfig::GemmBf16(GemmBf16 {
+                batch: Some(4),
+                ..bf16
+            }),
             KernelConfig::AttentionPrefill(attention.clone()),
-            KernelConfig::AttentionDecode(Attention { kv_heads: 1, ..attention }),
+            KernelConfig::AttentionDecode(Attention {
+                kv_heads: 1,
+                ..attention
+            }),
             KernelConfig::RmsNorm(norm.clone()),
             KernelConfig::RmsNorm(RmsNorm {
                 residual: false,
@@ -273,10 +327,25 @@ mod tests {
                 ..norm
             }),
             KernelConfig::Quantize(Quantize { width: 200 }),
-            KernelConfig::Swiglu(Swiglu { width: 128, quant: false }),
-            KernelConfig::Swiglu(Swiglu { width: 128, quant: true }),
-            KernelConfig::Rope(Rope { heads: 4, width: 96, start: 64, dim: 32 }),
-            KernelConfig::MlaCacheWrite(MlaCacheWrite { latent: 128, rope: 32, eps: 1e-6 }),
+            KernelConfig::Swiglu(Swiglu {
+                width: 128,
+                quant: false,
+            }),
+            KernelConfig::Swiglu(Swiglu {
+                width: 128,
+                quant: true,
+            }),
+            KernelConfig::Rope(Rope {
+                heads: 4,
+                width: 96,
+                start: 64,
+                dim: 32,
+            }),
+            KernelConfig::MlaCacheWrite(MlaCacheWrite {
+                latent: 128,
+                rope: 32,
+                eps: 1e-6,
+            }),
             KernelConfig::Add(Add { width: 256 }),
             KernelConfig::Gather(Gather { width: 256 }),
             KernelConfig::Route(Route {
@@ -287,10 +356,24 @@ mod tests {
                 scaling: 2.5,
                 normalize: true,
             }),
-            KernelConfig::MoePlan(MoePlan { experts: 16, top_k: 4 }),
-            KernelConfig::Expand(Expand { width: 256, top_k: 4, quant: false }),
-            KernelConfig::Expand(Expand { width: 256, top_k: 4, quant: true }),
-            KernelConfig::Combine(Combine { width: 256, top_k: 4 }),
+            KernelConfig::MoePlan(MoePlan {
+                experts: 16,
+                top_k: 4,
+            }),
+            KernelConfig::Expand(Expand {
+                width: 256,
+                top_k: 4,
+                quant: false,
+            }),
+            KernelConfig::Expand(Expand {
+                width: 256,
+                top_k: 4,
+                quant: true,
+            }),
+            KernelConfig::Combine(Combine {
+                width: 256,
+                top_k: 4,
+            }),
             KernelConfig::Sample(Sample { vocab: 1024 }),
         ]
     }
@@ -313,14 +396,22 @@ mod tests {
         assert_eq!(distinct.len(), names.len(), "{names:?}");
         for name in &names {
             assert!(name.starts_with(|c: char| c.is_ascii_lowercase()), "{name}");
-            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'), "{name}");
+            assert!(
+                name.chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn multiples_refer_to_an_extent_that_another_operand_gives() {
         for config in samples() {
-            let axes: Vec<Extent> = config.axes().into_iter().flat_map(|(_, extents)| extents).collect();
+            let axes: Vec<Extent> = config
+                .axes()
+                .into_iter()
+                .flat_map(|(_, extents)| extents)
+                .collect();
             for extent in &axes {
                 // `expand` knows T from its rows alone, `moe_plan` and `combine` from the slots.
                 if let Extent::Times(_, name) = extent {

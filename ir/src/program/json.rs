@@ -23,7 +23,9 @@ pub enum ProgramError {
         source: serde_json::Error,
     },
     /// Written by another version of the compiler.
-    #[error("the program has format version {found}, this compiler reads {VERSION}: emit it again with this compiler")]
+    #[error(
+        "the program has format version {found}, this compiler reads {VERSION}: emit it again with this compiler"
+    )]
     Version {
         /// What the document says.
         found: u32,
@@ -42,8 +44,14 @@ impl ProgramError {
     /// The same error, one place further out.
     pub(super) fn inside(self, place: &str) -> Self {
         match self {
-            Self::Invalid { at, why } if at.is_empty() => Self::Invalid { at: place.to_owned(), why },
-            Self::Invalid { at, why } => Self::Invalid { at: format!("{place}, {at}"), why },
+            Self::Invalid { at, why } if at.is_empty() => Self::Invalid {
+                at: place.to_owned(),
+                why,
+            },
+            Self::Invalid { at, why } => Self::Invalid {
+                at: format!("{place}, {at}"),
+                why,
+            },
             other => other,
         }
     }
@@ -72,7 +80,10 @@ impl Program {
     /// # Errors
     /// When the program holds a float that JSON has no number for.
     pub fn to_json(&self) -> Result<String, ProgramError> {
-        let mut text = serde_json::to_string_pretty(&Write { mcc_program: VERSION, program: self })?;
+        let mut text = serde_json::to_string_pretty(&Write {
+            mcc_program: VERSION,
+            program: self,
+        })?;
         text.push('\n');
         Ok(text)
     }
@@ -84,7 +95,9 @@ impl Program {
     pub fn from_json(text: &str) -> Result<Self, ProgramError> {
         let header: Header = serde_json::from_str(text)?;
         if header.mcc_program != VERSION {
-            return Err(ProgramError::Version { found: header.mcc_program });
+            return Err(ProgramError::Version {
+                found: header.mcc_program,
+            });
         }
         let Read { program } = serde_json::from_str(text)?;
         program.verify()?;

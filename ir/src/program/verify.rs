@@ -35,7 +35,8 @@ impl Program {
             let at = format!("entry `{}`", entry.name);
             self.verify_ports(entry, &at)?;
             for (index, step) in entry.steps.iter().enumerate() {
-                self.verify_step(step).map_err(|e| e.inside(&step_at(&at, index, step)))?;
+                self.verify_step(step)
+                    .map_err(|e| e.inside(&step_at(&at, index, step)))?;
             }
             self.verify_order(entry, &at)?;
         }
@@ -62,14 +63,26 @@ impl Program {
         for (index, buffer) in self.buffers.iter().enumerate() {
             let at = || format!("buffer {index} (`{}`)", buffer.name);
             if buffer.bytes == 0 || !buffer.bytes.is_multiple_of(BUFFER_ALIGN) {
-                return invalid(at(), format!("its size {} is no multiple of {BUFFER_ALIGN}", buffer.bytes));
+                return invalid(
+                    at(),
+                    format!("its size {} is no multiple of {BUFFER_ALIGN}", buffer.bytes),
+                );
             }
             if let BufferKind::Temp { offset } = buffer.kind {
                 if !offset.is_multiple_of(BUFFER_ALIGN) {
-                    return invalid(at(), format!("its offset {offset} is no multiple of {BUFFER_ALIGN}"));
+                    return invalid(
+                        at(),
+                        format!("its offset {offset} is no multiple of {BUFFER_ALIGN}"),
+                    );
                 }
-                if offset.checked_add(buffer.bytes).is_none_or(|end| end > self.arena_bytes) {
-                    return invalid(at(), format!("it ends outside the arena of {} bytes", self.arena_bytes));
+                if offset
+                    .checked_add(buffer.bytes)
+                    .is_none_or(|end| end > self.arena_bytes)
+                {
+                    return invalid(
+                        at(),
+                        format!("it ends outside the arena of {} bytes", self.arena_bytes),
+                    );
                 }
             }
         }
@@ -83,24 +96,44 @@ impl Program {
             let at = || format!("param `{}`", param.name);
             let scale_shape = param.ty.scale_shape();
             if scale_shape.is_some() != param.scales.is_some() {
-                return invalid(at(), format!("it has the type {} and the wrong number of buffers", param.ty));
+                return invalid(
+                    at(),
+                    format!(
+                        "it has the type {} and the wrong number of buffers",
+                        param.ty
+                    ),
+                );
             }
             let parts = [
                 (Some(param.data), Some((param.ty.dtype, &param.ty.shape))),
-                (param.scales, scale_shape.as_ref().map(|shape| (DType::F32, shape))),
+                (
+                    param.scales,
+                    scale_shape.as_ref().map(|shape| (DType::F32, shape)),
+                ),
             ];
             for (id, contents) in parts {
-                let (Some(id), Some((dtype, shape))) = (id, contents) else { continue };
+                let (Some(id), Some((dtype, shape))) = (id, contents) else {
+                    continue;
+                };
                 let buffer = self.buffer(id).map_err(|e| e.inside(&at()))?;
                 if buffer.kind != BufferKind::Weight {
-                    return invalid(at(), format!("buffer `{}` is not of kind weight", buffer.name));
+                    return invalid(
+                        at(),
+                        format!("buffer `{}` is not of kind weight", buffer.name),
+                    );
                 }
                 if !holders.insert(id) {
-                    return invalid(at(), format!("buffer `{}` holds another parameter too", buffer.name));
+                    return invalid(
+                        at(),
+                        format!("buffer `{}` holds another parameter too", buffer.name),
+                    );
                 }
                 let bytes = self.dense_bytes(dtype, shape);
                 if bytes.is_none_or(|b| b > buffer.bytes) {
-                    return invalid(at(), format!("buffer `{}` is too small for {}", buffer.name, param.ty));
+                    return invalid(
+                        at(),
+                        format!("buffer `{}` is too small for {}", buffer.name, param.ty),
+                    );
                 }
             }
         }
@@ -114,7 +147,10 @@ impl Program {
             let mut chars = kernel.name.chars();
             let head = chars.next().is_some_and(|c| c.is_ascii_alphabetic());
             if !head || !chars.all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                return invalid(format!("kernel `{}`", kernel.name), "its name is no PTX identifier");
+                return invalid(
+                    format!("kernel `{}`", kernel.name),
+                    "its name is no PTX identifier",
+                );
             }
         }
         Ok(())
@@ -122,18 +158,27 @@ impl Program {
 
     fn verify_ports(&self, entry: &Entry, at: &str) -> Result<(), ProgramError> {
         let check = |ports: &[Port], kind: BufferKind, what: &str| {
-            unique(&format!("{at}, {what}s"), ports.iter().map(|p| p.name.as_str()))?;
+            unique(
+                &format!("{at}, {what}s"),
+                ports.iter().map(|p| p.name.as_str()),
+            )?;
             for port in ports {
                 let at = format!("{at}, {what} `{}`", port.name);
                 let buffer = self.buffer(port.buffer).map_err(|e| e.inside(&at))?;
                 if buffer.kind != kind {
-                    return invalid(at, format!("buffer `{}` is not of kind {what}", buffer.name));
+                    return invalid(
+                        at,
+                        format!("buffer `{}` is not of kind {what}", buffer.name),
+                    );
                 }
                 if port.ty.scale.is_some() {
                     return invalid(at, "a block-scaled value has two buffers, a port only one");
                 }
                 if self.type_bytes(&port.ty).is_none_or(|b| b > buffer.bytes) {
-                    return invalid(at, format!("buffer `{}` is too small for {}", buffer.name, port.ty));
+                    return invalid(
+                        at,
+                        format!("buffer `{}` is too small for {}", buffer.name, port.ty),
+                    );
                 }
             }
             Ok(())
@@ -150,24 +195,41 @@ impl Program {
         if specs.len() != step.operands.len() {
             return invalid(
                 "",
-                format!("`{}` takes {} operands, not {}", kernel.name, specs.len(), step.operands.len()),
+                format!(
+                    "`{}` takes {} operands, not {}",
+                    kernel.name,
+                    specs.len(),
+                    step.operands.len()
+                ),
             );
         }
         for (spec, view) in specs.iter().zip(&step.operands) {
             let at = || format!("operand `{}`", spec.decl.name);
             self.verify_view(view).map_err(|e| e.inside(&at()))?;
-            spec.check_view(view).map_err(|why| ProgramError::Invalid { at: at(), why })?;
+            spec.check_view(view)
+                .map_err(|why| ProgramError::Invalid { at: at(), why })?;
             let buffer = self.buffer(view.buffer)?;
             if spec.decl.written && matches!(buffer.kind, BufferKind::Weight | BufferKind::Input) {
-                return invalid(at(), format!("it is written, and `{}` is a weight or an input", buffer.name));
+                return invalid(
+                    at(),
+                    format!(
+                        "it is written, and `{}` is a weight or an input",
+                        buffer.name
+                    ),
+                );
             }
         }
-        check_extents(&specs, &step.operands)
-            .map_err(|(operand, why)| ProgramError::Invalid { at: format!("operand `{operand}`"), why })?;
+        check_extents(&specs, &step.operands).map_err(|(operand, why)| ProgramError::Invalid {
+            at: format!("operand `{operand}`"),
+            why,
+        })?;
         // Kernels read and write in no particular order: nothing written may also be another operand.
         for (i, (spec, written)) in specs.iter().zip(&step.operands).enumerate() {
-            let aliased =
-                step.operands.iter().enumerate().any(|(j, v)| j != i && self.share_bytes(v.buffer, written.buffer));
+            let aliased = step
+                .operands
+                .iter()
+                .enumerate()
+                .any(|(j, v)| j != i && self.share_bytes(v.buffer, written.buffer));
             if spec.decl.written && aliased {
                 return invalid(
                     format!("operand `{}`", spec.decl.name),
@@ -184,12 +246,18 @@ impl Program {
             return invalid("", "its view has another number of strides than of axes");
         }
         let Some(end) = self.view_end(view) else {
-            return invalid("", "its view has an undeclared dim or does not fit in 64 bits");
+            return invalid(
+                "",
+                "its view has an undeclared dim or does not fit in 64 bits",
+            );
         };
         if end > buffer.bytes {
             return invalid(
                 "",
-                format!("its view ends at byte {end} of `{}`, which has {}", buffer.name, buffer.bytes),
+                format!(
+                    "its view ends at byte {end} of `{}`, which has {}",
+                    buffer.name, buffer.bytes
+                ),
             );
         }
         Ok(())
@@ -201,16 +269,28 @@ impl Program {
         let mut intact: BTreeSet<BufferId> = BTreeSet::new();
         for (index, step) in entry.steps.iter().enumerate() {
             let specs = self.kernels[step.kernel.0 as usize].config.operand_specs();
-            for (spec, view) in specs.iter().zip(&step.operands).filter(|(spec, _)| !spec.decl.written) {
+            for (spec, view) in specs
+                .iter()
+                .zip(&step.operands)
+                .filter(|(spec, _)| !spec.decl.written)
+            {
                 let buffer = self.buffer(view.buffer)?;
                 let made_here = matches!(buffer.kind, BufferKind::Temp { .. } | BufferKind::Output);
                 if made_here && !intact.contains(&view.buffer) {
                     let at = format!("{}, operand `{}`", step_at(at, index, step), spec.decl.name);
-                    return invalid(at, format!("no earlier step left a value in `{}`", buffer.name));
+                    return invalid(
+                        at,
+                        format!("no earlier step left a value in `{}`", buffer.name),
+                    );
                 }
             }
-            for (_, view) in specs.iter().zip(&step.operands).filter(|(spec, _)| spec.decl.written) {
-                intact.retain(|&other| other == view.buffer || !self.share_bytes(other, view.buffer));
+            for (_, view) in specs
+                .iter()
+                .zip(&step.operands)
+                .filter(|(spec, _)| spec.decl.written)
+            {
+                intact
+                    .retain(|&other| other == view.buffer || !self.share_bytes(other, view.buffer));
                 intact.insert(view.buffer);
             }
         }
@@ -223,10 +303,12 @@ impl Program {
     }
 
     fn buffer(&self, id: BufferId) -> Result<&Buffer, ProgramError> {
-        self.buffers.get(id.0 as usize).ok_or_else(|| ProgramError::Invalid {
-            at: String::new(),
-            why: format!("buffer {} does not exist", id.0),
-        })
+        self.buffers
+            .get(id.0 as usize)
+            .ok_or_else(|| ProgramError::Invalid {
+                at: String::new(),
+                why: format!("buffer {} does not exist", id.0),
+            })
     }
 
     /// Whether two buffers are one, or temporaries that overlap in the arena.
@@ -234,10 +316,21 @@ impl Program {
         if a == b {
             return true;
         }
-        match (self.buffers.get(a.0 as usize), self.buffers.get(b.0 as usize)) {
+        match (
+            self.buffers.get(a.0 as usize),
+            self.buffers.get(b.0 as usize),
+        ) {
             (
-                Some(Buffer { kind: BufferKind::Temp { offset: a }, bytes: a_bytes, .. }),
-                Some(Buffer { kind: BufferKind::Temp { offset: b }, bytes: b_bytes, .. }),
+                Some(Buffer {
+                    kind: BufferKind::Temp { offset: a },
+                    bytes: a_bytes,
+                    ..
+                }),
+                Some(Buffer {
+                    kind: BufferKind::Temp { offset: b },
+                    bytes: b_bytes,
+                    ..
+                }),
             ) => *a < b.saturating_add(*b_bytes) && *b < a.saturating_add(*a_bytes),
             _ => false,
         }
@@ -248,7 +341,9 @@ impl Program {
     }
 
     fn dense_bytes(&self, dtype: DType, shape: &[Dim]) -> Option<u64> {
-        shape.iter().try_fold(dtype.bytes(), |bytes, dim| bytes.checked_mul(self.max_extent(dim)?))
+        shape.iter().try_fold(dtype.bytes(), |bytes, dim| {
+            bytes.checked_mul(self.max_extent(dim)?)
+        })
     }
 
     /// First byte of the buffer after the view, at the dims' upper bounds.
@@ -258,7 +353,9 @@ impl Program {
             let extent = self.max_extent(dim)?;
             last = last.checked_add(extent.checked_sub(1)?.checked_mul(*stride)?)?;
         }
-        last.checked_add(1)?.checked_mul(view.dtype.bytes())?.checked_add(view.offset)
+        last.checked_add(1)?
+            .checked_mul(view.dtype.bytes())?
+            .checked_add(view.offset)
     }
 }
 
@@ -269,10 +366,17 @@ impl OperandSpec {
     /// What the kernel needs and what the view has.
     pub fn check_view(&self, view: &View) -> Result<(), String> {
         if view.dtype != self.decl.dtype {
-            return Err(format!("the kernel takes {}, not {}", self.decl.dtype, view.dtype));
+            return Err(format!(
+                "the kernel takes {}, not {}",
+                self.decl.dtype, view.dtype
+            ));
         }
         if view.shape.len() != self.decl.rank {
-            return Err(format!("the kernel takes {} axes, not {}", self.decl.rank, view.shape.len()));
+            return Err(format!(
+                "the kernel takes {} axes, not {}",
+                self.decl.rank,
+                view.shape.len()
+            ));
         }
         for (axis, (extent, dim)) in self.extents.iter().zip(&view.shape).enumerate() {
             if let Extent::Fixed(n) = extent
@@ -303,13 +407,18 @@ impl Layout {
             .zip(&view.strides)
             .rev()
             .map(|(dim, stride)| (dim, *stride, *dim == Dim::Const(1)));
-        let vector = |stride: u64| stride.checked_mul(bytes).is_some_and(|b| b.is_multiple_of(VECTOR_BYTES));
+        let vector = |stride: u64| {
+            stride
+                .checked_mul(bytes)
+                .is_some_and(|b| b.is_multiple_of(VECTOR_BYTES))
+        };
         if !view.offset.is_multiple_of(VECTOR_BYTES) {
             return false;
         }
         match self {
             Self::Rows => {
-                axes.next().is_none_or(|(_, stride, single)| stride == 1 || single)
+                axes.next()
+                    .is_none_or(|(_, stride, single)| stride == 1 || single)
                     && axes.all(|(_, stride, single)| vector(stride) || single)
             }
             Self::Dense => {
@@ -319,14 +428,19 @@ impl Layout {
                     let fits = single || next == Some(stride);
                     // A named extent has no constant stride around it.
                     if i + 1 < outermost {
-                        next = next.zip(dim.as_const()).and_then(|(n, extent)| n.checked_mul(extent));
+                        next = next
+                            .zip(dim.as_const())
+                            .and_then(|(n, extent)| n.checked_mul(extent));
                     }
                     fits
                 })
             }
             Self::Scales => {
-                axes.next().is_none_or(|(_, stride, single)| vector(stride) || single)
-                    && axes.next().is_none_or(|(_, stride, single)| stride == 1 || single)
+                axes.next()
+                    .is_none_or(|(_, stride, single)| vector(stride) || single)
+                    && axes
+                        .next()
+                        .is_none_or(|(_, stride, single)| stride == 1 || single)
             }
         }
     }
@@ -335,14 +449,22 @@ impl Layout {
 /// Whether open extents with one symbol are one dim in all operands; else the operand's name and why not.
 fn check_extents(specs: &[OperandSpec], views: &[View]) -> Result<(), (&'static str, String)> {
     let mut bound: BTreeMap<&str, &Dim> = BTreeMap::new();
-    let axes = || specs.iter().zip(views).flat_map(|(spec, view)| {
-        spec.extents.iter().zip(&view.shape).map(|(extent, dim)| (spec.decl.name, *extent, dim))
-    });
+    let axes = || {
+        specs.iter().zip(views).flat_map(|(spec, view)| {
+            spec.extents
+                .iter()
+                .zip(&view.shape)
+                .map(|(extent, dim)| (spec.decl.name, *extent, dim))
+        })
+    };
     for (name, extent, dim) in axes() {
         if let Extent::Free(symbol) = extent {
             let first = *bound.entry(symbol).or_insert(dim);
             if first != dim {
-                return Err((name, format!("its {symbol} is {dim}, that of an earlier operand {first}")));
+                return Err((
+                    name,
+                    format!("its {symbol} is {dim}, that of an earlier operand {first}"),
+                ));
             }
         }
     }
@@ -351,7 +473,10 @@ fn check_extents(specs: &[OperandSpec], views: &[View]) -> Result<(), (&'static 
             && let Some(first) = bound.get(symbol)
             && first.times(factor).as_ref() != Some(dim)
         {
-            return Err((name, format!("its extent is {dim}, not {factor} times {symbol} = {first}")));
+            return Err((
+                name,
+                format!("its extent is {dim}, not {factor} times {symbol} = {first}"),
+            ));
         }
     }
     Ok(())
@@ -362,7 +487,10 @@ fn step_at(entry: &str, index: usize, step: &Step) -> String {
 }
 
 fn invalid<T>(at: impl Into<String>, why: impl Into<String>) -> Result<T, ProgramError> {
-    Err(ProgramError::Invalid { at: at.into(), why: why.into() })
+    Err(ProgramError::Invalid {
+        at: at.into(),
+        why: why.into(),
+    })
 }
 
 fn unique<'a>(at: &str, names: impl Iterator<Item = &'a str>) -> Result<(), ProgramError> {

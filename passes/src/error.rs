@@ -1,0 +1,76 @@
+//! What can go wrong between graph and program, and whose fault it is.
+
+use std::fmt;
+
+use mcc_ir::SourceLoc;
+use mcc_ir::program::ProgramError;
+use thiserror::Error;
+
+/// An error of a pass.
+#[derive(Debug, Error)]
+pub enum PassError {
+    /// The graph is sound, but this compiler has no code for it.
+    #[error(transparent)]
+    Unsupported(Box<Unsupported>),
+    /// A buffer or an offset at the dims' upper bounds does not fit in 64 bits.
+    #[error(
+        "{what} does not fit in 64 bits at the upper bounds of the named dims; lower the bounds"
+    )]
+    TooLarge {
+        /// The value or buffer.
+        what: String,
+    },
+    /// A pass made something that its own check refuses: a bug of the compiler.
+    #[error("compiler bug in {pass}: {what}; please report it with the graph that you compiled")]
+    Internal {
+        /// The pass.
+        pass: &'static str,
+        /// What it did.
+        what: String,
+    },
+    /// The assembled program breaks a rule: a bug of the compiler.
+    #[error(
+        "compiler bug: the lowered program is not sound: {source}; please report it with the graph that you compiled"
+    )]
+    Program {
+        /// The broken rule.
+        #[from]
+        source: ProgramError,
+    },
+}
+
+/// An op that no kernel computes as asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Where its author wrote it, if known.
+    pub loc: Option<SourceLoc>,
+    /// The entry.
+    pub entry: String,
+    /// The op in text form.
+    pub op: String,
+    /// The value at fault: an operand or a result, with its type.
+    pub value: String,
+    /// What stands in the way.
+    pub why: String,
+    /// What to write in its place.
+    pub supported: String,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(loc) = &self.loc {
+            write!(f, "{loc}: ")?;
+        }
+        write!(
+            f,
+            "unsupported: `{}` in entry `{}`, value {}: {}",
+            self.op, self.entry, self.value, self.why
+        )?;
+        if !self.supported.is_empty() {
+            write!(f, "; {}", self.supported)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Unsupported {}

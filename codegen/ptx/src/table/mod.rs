@@ -42,6 +42,8 @@ pub use rows::Op;
 pub enum Kind {
     /// A register to write, or `_`.
     Dst,
+    /// `_` alone.
+    Sink,
     /// `d|p`, with the predicate required.
     DstPair,
     /// `d` or `d|p`.
@@ -52,6 +54,8 @@ pub enum Kind {
     Src,
     /// A source or a vector of them.
     SrcVec,
+    /// A vector of sources.
+    Vector,
     /// A predicate, possibly negated.
     SrcNot,
     Mem,
@@ -67,11 +71,13 @@ impl Kind {
     pub const fn describe(self) -> &'static str {
         match self {
             Kind::Dst => "register",
+            Kind::Sink => "_",
             Kind::DstPair => "register|predicate",
             Kind::DstMaybePair => "register[|predicate]",
             Kind::DstVec => "register or {registers}",
             Kind::Src => "register or constant",
             Kind::SrcVec => "register, constant or {vector}",
+            Kind::Vector => "{vector}",
             Kind::SrcNot => "[!]predicate",
             Kind::Mem => "[address]",
             Kind::Tensor => "[tensor map, {coordinates}]",
@@ -85,11 +91,13 @@ impl Kind {
     fn parse(text: &str) -> Option<Kind> {
         Some(match text {
             "d" => Kind::Dst,
+            "_" => Kind::Sink,
             "d|p" => Kind::DstPair,
             "d{|p}" => Kind::DstMaybePair,
             "D" => Kind::DstVec,
             "a" | "b" | "c" | "e" => Kind::Src,
             "A" | "B" | "C" => Kind::SrcVec,
+            "V" => Kind::Vector,
             "!a" | "!c" | "!e" => Kind::SrcNot,
             "[a]" | "[b]" | "[c]" | "[e]" => Kind::Mem,
             "[t]" => Kind::Tensor,
@@ -114,11 +122,12 @@ impl Kind {
             (Kind::Dst | Kind::DstMaybePair | Kind::DstVec, o) if dst(o) => true,
             (Kind::DstVec, Operand::Vector(list)) => list.iter().all(dst),
             (Kind::Src | Kind::SrcVec, o) if src(o) => true,
-            (Kind::SrcVec, Operand::Vector(list)) => {
+            (Kind::SrcVec | Kind::Vector, Operand::Vector(list)) => {
                 list.iter().all(|o| src(o) || *o == Operand::Sink)
             }
             (Kind::SrcNot, Operand::Reg(_) | Operand::Not(_) | Operand::Imm(_)) => true,
-            (Kind::Mem, Operand::Mem(_))
+            (Kind::Sink, Operand::Sink)
+            | (Kind::Mem, Operand::Mem(_))
             | (Kind::Tensor, Operand::Tensor { .. })
             | (Kind::Imm, Operand::Imm(_))
             | (Kind::Label, Operand::Label(_))

@@ -7,11 +7,24 @@
 //!
 //! In a form, `.x` is a required modifier, `<.x|.y>` a required choice,
 //! `{.x|.y}` an optional one, and `$set` inside them a set named in [`SETS`].
-//! Operands are `d` a destination register or `_`; `d|p` and `d{|p}` one
-//! with a predicate; `D` a destination register or vector; `a b c e` sources; `A
-//! B C` a source or vector; `!c` a predicate that may be negated; `[a]` (or another letter) an
-//! address; `[t]` a tensor map with coordinates; `i` an immediate; `L` a label;
-//! `F` a callee; `R` a parenthesised list. `{, x}` is an optional operand.
+//! Operands:
+//!
+//! | written | means |
+//! |---|---|
+//! | `d`, `_` | a destination register or `_`; `_` only |
+//! | `d\|p`, `d{\|p}` | a destination with a predicate, or optionally so |
+//! | `D` | a destination register or vector of them |
+//! | `a` `b` `c` `e` | a source: register, constant, special register, symbol |
+//! | `A` `B` `C`, `V` | a source or a vector of them; a vector |
+//! | `!a` `!c` `!e` | a predicate that may be negated |
+//! | `[a]` `[b]` `[c]` `[e]` | an address |
+//! | `[t]` | a tensor map with coordinates |
+//! | `i`, `L`, `F`, `R` | an immediate, a label, a callee, a parenthesised list |
+//! | `{, x}` | an optional operand |
+//!
+//! `ptxas` 12.9 has judged a sample of every alternative of every form (see
+//! `tests/table.rs`). Where it refuses a combination that a form allows, such
+//! as `cvt.rn.bf16.bf16`, the table is looser than the language and not wrong.
 
 /// Sets of modifiers that several rows share.
 pub(super) const SETS: &[(&str, &str)] = &[
@@ -45,6 +58,7 @@ pub(super) const SETS: &[(&str, &str)] = &[
         ".eq|.ne|.lt|.le|.gt|.ge|.lo|.ls|.hi|.hs|.equ|.neu|.ltu|.leu|.gtu|.geu|.num|.nan",
     ),
     ("bool", ".and|.or|.xor"),
+    ("sem", ".relaxed|.acquire|.release|.acq_rel"),
     ("scope", ".cta|.cluster|.gpu|.sys"),
     ("shared", ".shared|.shared::cta|.shared::cluster"),
     ("cta", ".shared|.shared::cta"),
@@ -54,7 +68,7 @@ pub(super) const SETS: &[(&str, &str)] = &[
     ),
     ("stss", ".global|.local|.param|.param::func|$shared"),
     ("gs", ".global|$shared"),
-    ("vec", ".v2|.v4|.v8"),
+    ("vec", ".v2|.v4"),
     ("ldcop", ".ca|.cg|.cs|.lu|.cv"),
     ("stcop", ".wb|.cg|.cs|.wt"),
     (
@@ -107,7 +121,7 @@ instructions! {
         10 0 "mad<.lo|.hi><$int> d, a, b, c";
         10 0 "mad.hi.sat.s32 d, a, b, c";
         10 0 "mad.wide<.u16|.u32|.s16|.s32> d, a, b, c";
-        14 20 "mad{$rnd}{.ftz}{.sat}.f32 d, a, b, c";
+        14 20 "mad<$rnd>{.ftz}{.sat}.f32 d, a, b, c";
         10 13 "mad<$rnd>.f64 d, a, b, c";
         30 20 "mad<.lo|.hi>.cc<.u32|.s32|.u64|.s64> d, a, b, c";
     }
@@ -142,19 +156,25 @@ instructions! {
         10 0 "min<$int> d, a, b";
         80 90 "min<.u16x2|.s16x2> d, a, b";
         80 90 "min.relu<.s16x2|.s32> d, a, b";
-        10 0 "min{.ftz}{.NaN}{.xorsign}{.abs}.f32 d, a, b";
+        10 0 "min{.ftz}{.NaN}.f32 d, a, b";
+        72 86 "min{.ftz}{.NaN}.xorsign.abs.f32 d, a, b";
         10 13 "min.f64 d, a, b";
-        70 80 "min{.ftz}{.NaN}{.xorsign}{.abs}<$half> d, a, b";
-        70 80 "min{.NaN}{.xorsign}{.abs}<$bhalf> d, a, b";
+        70 80 "min{.ftz}{.NaN}<$half> d, a, b";
+        72 86 "min{.ftz}{.NaN}.xorsign.abs<$half> d, a, b";
+        70 80 "min{.NaN}<$bhalf> d, a, b";
+        72 86 "min{.NaN}.xorsign.abs<$bhalf> d, a, b";
     }
     Max "max" {
         10 0 "max<$int> d, a, b";
         80 90 "max<.u16x2|.s16x2> d, a, b";
         80 90 "max.relu<.s16x2|.s32> d, a, b";
-        10 0 "max{.ftz}{.NaN}{.xorsign}{.abs}.f32 d, a, b";
+        10 0 "max{.ftz}{.NaN}.f32 d, a, b";
+        72 86 "max{.ftz}{.NaN}.xorsign.abs.f32 d, a, b";
         10 13 "max.f64 d, a, b";
-        70 80 "max{.ftz}{.NaN}{.xorsign}{.abs}<$half> d, a, b";
-        70 80 "max{.NaN}{.xorsign}{.abs}<$bhalf> d, a, b";
+        70 80 "max{.ftz}{.NaN}<$half> d, a, b";
+        72 86 "max{.ftz}{.NaN}.xorsign.abs<$half> d, a, b";
+        70 80 "max{.NaN}<$bhalf> d, a, b";
+        72 86 "max{.NaN}.xorsign.abs<$bhalf> d, a, b";
     }
     Popc "popc" { 20 20 "popc<.b32|.b64> d, a"; }
     Clz "clz" { 20 20 "clz<.b32|.b64> d, a"; }
@@ -217,23 +237,50 @@ instructions! {
 
     // 9.7.6 Comparison and selection; 9.7.7 of half precision.
     Set "set" {
-        10 0 "set<$cmp>{.ftz}<.u32|.s32|.f32><$sel> d, a, b";
-        10 0 "set<$cmp><$bool>{.ftz}<.u32|.s32|.f32><$sel> d, a, b, !c";
-        42 53 "set<$cmp>{.ftz}<.u16|.s16|.u32|.s32|.f16|.f16x2><.f16|.f16x2> d, a, b";
-        42 53 "set<$cmp><$bool>{.ftz}<.u16|.s16|.u32|.s32|.f16|.f16x2><.f16|.f16x2> d, a, b, !c";
-        78 90 "set<$cmp><.u16|.s16|.u32|.s32|.bf16|.bf16x2><$bhalf> d, a, b";
-        78 90 "set<$cmp><$bool><.u16|.s16|.u32|.s32|.bf16|.bf16x2><$bhalf> d, a, b, !c";
+        10 0 "set<$eqcmp><.u32|.s32|.f32><$bits> d, a, b";
+        10 0 "set<$icmp><.u32|.s32|.f32><.s16|.s32|.s64> d, a, b";
+        10 0 "set<$ucmp><.u32|.s32|.f32><.u16|.u32|.u64> d, a, b";
+        10 0 "set<$fcmp>{.ftz}<.u32|.s32|.f32>.f32 d, a, b";
+        10 13 "set<$fcmp><.u32|.s32|.f32>.f64 d, a, b";
+        42 53 "set<$fcmp>{.ftz}<.u16|.s16|.u32|.s32|.f16>.f16 d, a, b";
+        42 53 "set<$fcmp>{.ftz}<.u32|.s32|.f16x2>.f16x2 d, a, b";
+        78 90 "set<$fcmp><.u16|.s16|.u32|.s32|.bf16>.bf16 d, a, b";
+        78 90 "set<$fcmp><.u32|.s32|.bf16x2>.bf16x2 d, a, b";
+        10 0 "set<$eqcmp><$bool><.u32|.s32|.f32><$bits> d, a, b, !c";
+        10 0 "set<$icmp><$bool><.u32|.s32|.f32><.s16|.s32|.s64> d, a, b, !c";
+        10 0 "set<$ucmp><$bool><.u32|.s32|.f32><.u16|.u32|.u64> d, a, b, !c";
+        10 0 "set<$fcmp><$bool>{.ftz}<.u32|.s32|.f32>.f32 d, a, b, !c";
+        10 13 "set<$fcmp><$bool><.u32|.s32|.f32>.f64 d, a, b, !c";
+        42 53 "set<$fcmp><$bool>{.ftz}<.u16|.s16|.u32|.s32|.f16>.f16 d, a, b, !c";
+        42 53 "set<$fcmp><$bool>{.ftz}<.u32|.s32|.f16x2>.f16x2 d, a, b, !c";
+        78 90 "set<$fcmp><$bool><.u16|.s16|.u32|.s32|.bf16>.bf16 d, a, b, !c";
+        78 90 "set<$fcmp><$bool><.u32|.s32|.bf16x2>.bf16x2 d, a, b, !c";
     }
     Setp "setp" {
-        10 0 "setp<$cmp>{.ftz}<$sel> d{|p}, a, b";
-        10 0 "setp<$cmp><$bool>{.ftz}<$sel> d{|p}, a, b, !c";
-        42 53 "setp<$cmp>{.ftz}<$half> d{|p}, a, b";
-        42 53 "setp<$cmp><$bool>{.ftz}<$half> d{|p}, a, b, !c";
-        78 90 "setp<$cmp><$bhalf> d{|p}, a, b";
-        78 90 "setp<$cmp><$bool><$bhalf> d{|p}, a, b, !c";
+        10 0 "setp<$eqcmp><$bits> d{|p}, a, b";
+        10 0 "setp<$icmp><.s16|.s32|.s64> d{|p}, a, b";
+        10 0 "setp<$ucmp><.u16|.u32|.u64> d{|p}, a, b";
+        10 0 "setp<$fcmp>{.ftz}.f32 d{|p}, a, b";
+        10 13 "setp<$fcmp>.f64 d{|p}, a, b";
+        42 53 "setp<$fcmp>{.ftz}.f16 d, a, b";
+        42 53 "setp<$fcmp>{.ftz}.f16x2 d|p, a, b";
+        78 90 "setp<$fcmp>.bf16 d, a, b";
+        78 90 "setp<$fcmp>.bf16x2 d|p, a, b";
+        10 0 "setp<$eqcmp><$bool><$bits> d{|p}, a, b, !c";
+        10 0 "setp<$icmp><$bool><.s16|.s32|.s64> d{|p}, a, b, !c";
+        10 0 "setp<$ucmp><$bool><.u16|.u32|.u64> d{|p}, a, b, !c";
+        10 0 "setp<$fcmp><$bool>{.ftz}.f32 d{|p}, a, b, !c";
+        10 13 "setp<$fcmp><$bool>.f64 d{|p}, a, b, !c";
+        42 53 "setp<$fcmp><$bool>{.ftz}.f16 d, a, b, !c";
+        42 53 "setp<$fcmp><$bool>{.ftz}.f16x2 d|p, a, b, !c";
+        78 90 "setp<$fcmp><$bool>.bf16 d, a, b, !c";
+        78 90 "setp<$fcmp><$bool>.bf16x2 d|p, a, b, !c";
     }
     Selp "selp" { 10 0 "selp<$sel> d, a, b, c"; }
-    Slct "slct" { 10 0 "slct{.ftz}<$sel><.s32|.f32> d, a, b, c"; }
+    Slct "slct" {
+        10 0 "slct<$sel>.s32 d, a, b, c";
+        10 0 "slct{.ftz}<$sel>.f32 d, a, b, c";
+    }
 
     // 9.7.8 Logic and shift.
     And "and" { 10 0 "and<.pred|$bits> d, a, b"; }
@@ -256,18 +303,21 @@ instructions! {
     }
     Prmt "prmt" { 20 20 "prmt.b32{.f4e|.b4e|.rc8|.ecl|.ecr|.rc16} d, a, b, c"; }
     Ld "ld" {
-        10 0 "ld{.weak}{$ldss}{$ldcop}{$l1}{$l2}{$hint}{$pre}{$vec}<$scalar> D, [a]{, c}";
-        10 0 "ld.volatile{$ldss}{$pre}{$vec}<$scalar> D, [a]";
-        60 70 "ld<.relaxed|.acquire><$scope>{$ldss}{$l1}{$l2}{$hint}{$pre}{$vec}<$scalar> D, [a]{, c}";
+        10 0 "ld{.weak}{$ldss}{$ldcop}{$hint}{$pre}{$vec}<$scalar> D, [a]{, c}";
+        74 70 "ld{.weak}{.global}<$l1>{$hint}{$pre}{$vec}<$scalar> D, [a]{, c}";
+        10 0 "ld.volatile{$gs}{$pre}{$vec}<$scalar> D, [a]";
+        60 70 "ld<.relaxed|.acquire><$scope>{$gs}{$l1}{$hint}{$pre}{$vec}<$scalar> D, [a]{, c}";
         82 70 "ld.mmio.relaxed.sys{.global}<$scalar> d, [a]";
         // Non-coherent loads.
-        31 32 "ld.global{.ca|.cg|.cs}.nc{$l1}{$l2}{$hint}{$pre}{$vec}<$scalar> D, [a]{, c}";
+        31 32 "ld.global{.ca|.cg|.cs}.nc{$hint}{$pre}{$vec}<$scalar> D, [a]{, c}";
+        74 70 "ld.global.nc<$l1>{$hint}{$pre}{$vec}<$scalar> D, [a]{, c}";
     }
     Ldu "ldu" { 20 0 "ldu{.global}{$vec}<$scalar> D, [a]"; }
     St "st" {
-        10 0 "st{.weak}{$stss}{$stcop}{$l1}{$l2}{$hint}{$vec}<$scalar> [a], B{, c}";
-        10 0 "st.volatile{$stss}{$vec}<$scalar> [a], B";
-        60 70 "st<.relaxed|.release><$scope>{$stss}{$l1}{$l2}{$hint}{$vec}<$scalar> [a], B{, c}";
+        10 0 "st{.weak}{$stss}{$stcop}{$hint}{$vec}<$scalar> [a], B{, c}";
+        74 70 "st{.weak}{.global}<$l1>{$hint}{$vec}<$scalar> [a], B{, c}";
+        10 0 "st.volatile{$gs}{$vec}<$scalar> [a], B";
+        60 70 "st<.relaxed|.release><$scope>{$gs}{$l1}{$hint}{$vec}<$scalar> [a], B{, c}";
         82 70 "st.mmio.relaxed.sys{.global}<$scalar> [a], b";
     }
     StAsync "st.async" {
@@ -293,11 +343,14 @@ instructions! {
         20 20 "cvta{.to}<.const|.global|.local|.param|.param::entry|$shared><.u32|.u64> d, a";
     }
     Cvt "cvt" {
-        10 0 "cvt{$rnd|$irnd}{.ftz}{.sat}<$cvt><$cvt> d, a";
+        10 0 "cvt{.sat}<$cvtint><$cvtint> d, a";
+        10 0 "cvt<$rnd>{.sat}<.bf16|.f16|.f32|.f64><$cvtint> d, a";
+        10 0 "cvt<$irnd>{.ftz}{.sat}<$cvtint><.bf16|.f16|.f32|.f64> d, a";
+        10 0 "cvt{$rnd|$irnd}{.ftz}{.sat}<.bf16|.f16|.f32|.f64><.bf16|.f16|.f32|.f64> d, a";
         70 80 "cvt<.rn|.rz>{.relu}{.satfinite}<.f16|.bf16>.f32 d, a";
         70 80 "cvt<.rn|.rz>{.relu}{.satfinite}<.f16x2|.bf16x2>.f32 d, a, b";
         70 80 "cvt.rna{.satfinite}.tf32.f32 d, a";
-        78 90 "cvt<.rn|.rz>{.relu}{.satfinite}.tf32.f32 d, a";
+        78 90 "cvt<.rn|.rz>{.relu}.tf32.f32 d, a";
         78 89 "cvt.rn.satfinite{.relu}<$f8x2>.f32 d, a, b";
         78 89 "cvt.rn.satfinite{.relu}<$f8x2>.f16x2 d, a";
         78 89 "cvt.rn{.relu}.f16x2<$f8x2> d, a";
@@ -327,8 +380,14 @@ instructions! {
         80 90 "cp.async.bulk.global.shared::cta.bulk_group{$hint} [a], [b], c{, a}";
     }
     CpReduceAsyncBulk "cp.reduce.async.bulk" {
-        80 90 "cp.reduce.async.bulk.shared::cluster.shared::cta<$tx><$redop><.b32|.u32|.s32|.u64|.s64> [a], [b], c, [e]";
-        80 90 "cp.reduce.async.bulk.global.shared::cta.bulk_group{$hint}<$redop><.b32|.b64|.u32|.s32|.u64|.s64|.f16|.bf16|.f32|.f64> [a], [b], c{, a}";
+        80 90 "cp.reduce.async.bulk.shared::cluster.shared::cta<$tx><.and|.or|.xor>.b32 [a], [b], c, [e]";
+        80 90 "cp.reduce.async.bulk.shared::cluster.shared::cta<$tx>.add<.u32|.s32|.u64> [a], [b], c, [e]";
+        80 90 "cp.reduce.async.bulk.shared::cluster.shared::cta<$tx><.inc|.dec>.u32 [a], [b], c, [e]";
+        80 90 "cp.reduce.async.bulk.shared::cluster.shared::cta<$tx><.min|.max><.u32|.s32> [a], [b], c, [e]";
+        80 90 "cp.reduce.async.bulk.global.shared::cta.bulk_group{$hint}<.and|.or|.xor><.b32|.b64> [a], [b], c{, a}";
+        80 90 "cp.reduce.async.bulk.global.shared::cta.bulk_group{$hint}.add<.u32|.s32|.u64|.f32|.f64> [a], [b], c{, a}";
+        80 90 "cp.reduce.async.bulk.global.shared::cta.bulk_group{$hint}<.inc|.dec>.u32 [a], [b], c{, a}";
+        80 90 "cp.reduce.async.bulk.global.shared::cta.bulk_group{$hint}<.min|.max><.u32|.s32|.u64|.s64|.f16|.bf16> [a], [b], c{, a}";
         80 90 "cp.reduce.async.bulk.global.shared::cta.bulk_group{$hint}.add.noftz<.f16|.bf16> [a], [b], c{, a}";
     }
     CpAsyncBulkPrefetch "cp.async.bulk.prefetch" {
@@ -339,10 +398,12 @@ instructions! {
         80 90 "cp.async.bulk.tensor<.3d|.4d|.5d>.shared::cluster.global.im2col<$tx>{.multicast::cluster}{$hint} [a], [t], [b], C{, a}{, b}";
         86 90 "cp.async.bulk.tensor<$dim>.shared::cta.global{.tile}<$tx>{$hint} [a], [t], [b]{, a}";
         86 90 "cp.async.bulk.tensor<.3d|.4d|.5d>.shared::cta.global.im2col<$tx>{$hint} [a], [t], [b], C{, a}";
-        80 90 "cp.async.bulk.tensor<$dim>.global.shared::cta{.tile|.im2col_no_offs}.bulk_group{$hint} [t], [a]{, a}";
+        80 90 "cp.async.bulk.tensor<$dim>.global.shared::cta{.tile}.bulk_group{$hint} [t], [a]{, a}";
+        80 90 "cp.async.bulk.tensor<.3d|.4d|.5d>.global.shared::cta.im2col_no_offs.bulk_group{$hint} [t], [a]{, a}";
     }
     CpReduceAsyncBulkTensor "cp.reduce.async.bulk.tensor" {
-        80 90 "cp.reduce.async.bulk.tensor<$dim>.global.shared::cta<$redop>{.tile|.im2col_no_offs}.bulk_group{$hint} [t], [a]{, a}";
+        80 90 "cp.reduce.async.bulk.tensor<$dim>.global.shared::cta<$redop>{.tile}.bulk_group{$hint} [t], [a]{, a}";
+        80 90 "cp.reduce.async.bulk.tensor<.3d|.4d|.5d>.global.shared::cta<$redop>.im2col_no_offs.bulk_group{$hint} [t], [a]{, a}";
     }
     CpAsyncBulkPrefetchTensor "cp.async.bulk.prefetch.tensor" {
         80 90 "cp.async.bulk.prefetch.tensor<$dim>.L2.global{.tile}{$hint} [t]{, a}";
@@ -358,15 +419,36 @@ instructions! {
         83 901 "tensormap.replace.tile<.elemtype|.interleave_layout|.swizzle_mode|.fill_mode>{.global|.shared::cta}.b1024.b32 [a], i";
     }
     MultimemLdReduce "multimem.ld_reduce" {
-        81 90 "multimem.ld_reduce{.weak}{.global}<.add|.min|.max|.and|.or|.xor>{.acc::f32}{.v2|.v4|.v8}<.b32|.b64|.u32|.u64|.s32|.s64|.f32|.f64|$half|$bhalf> D, [a]";
-        81 90 "multimem.ld_reduce<.relaxed|.acquire><$scope>{.global}<.add|.min|.max|.and|.or|.xor>{.acc::f32}{.v2|.v4|.v8}<.b32|.b64|.u32|.u64|.s32|.s64|.f32|.f64|$half|$bhalf> D, [a]";
+        81 90 "multimem.ld_reduce{.weak}{.global}<.and|.or|.xor><.b32|.b64> D, [a]";
+        81 90 "multimem.ld_reduce{.weak}{.global}.add<.u32|.s32|.u64|.f32|.f64> D, [a]";
+        81 90 "multimem.ld_reduce{.weak}{.global}<.min|.max><.u32|.s32|.u64|.s64> D, [a]";
+        81 90 "multimem.ld_reduce<.relaxed|.acquire><$scope>{.global}<.and|.or|.xor><.b32|.b64> D, [a]";
+        81 90 "multimem.ld_reduce<.relaxed|.acquire><$scope>{.global}.add<.u32|.s32|.u64|.f32|.f64> D, [a]";
+        81 90 "multimem.ld_reduce<.relaxed|.acquire><$scope>{.global}<.min|.max><.u32|.s32|.u64|.s64> D, [a]";
+        81 90 "multimem.ld_reduce{.weak}{.global}.add{.acc::f32}{.v2|.v4}<.f16x2|.bf16x2> D, [a]";
+        81 90 "multimem.ld_reduce<.relaxed|.acquire><$scope>{.global}.add{.acc::f32}{.v2|.v4}<.f16x2|.bf16x2> D, [a]";
+        81 90 "multimem.ld_reduce{.weak}{.global}<.min|.max>{.v2|.v4}<.f16x2|.bf16x2> D, [a]";
+        81 90 "multimem.ld_reduce<.relaxed|.acquire><$scope>{.global}<.min|.max>{.v2|.v4}<.f16x2|.bf16x2> D, [a]";
+        81 90 "multimem.ld_reduce{.weak}{.global}.add<.v2|.v4>.f32 D, [a]";
+        81 90 "multimem.ld_reduce<.relaxed|.acquire><$scope>{.global}.add<.v2|.v4>.f32 D, [a]";
     }
     MultimemSt "multimem.st" {
-        81 90 "multimem.st{.weak}{.global}{.v2|.v4|.v8}<.b32|.b64|.u32|.u64|.s32|.s64|.f32|.f64|$half|$bhalf> [a], B";
-        81 90 "multimem.st<.relaxed|.release><$scope>{.global}{.v2|.v4|.v8}<.b32|.b64|.u32|.u64|.s32|.s64|.f32|.f64|$half|$bhalf> [a], B";
+        81 90 "multimem.st{.weak}{.global}<.b32|.b64|.u32|.s32|.u64|.s64|.f32|.f64|.f16x2|.bf16x2> [a], b";
+        81 90 "multimem.st{.weak}{.global}<.v2|.v4><.f32|.f16x2|.bf16x2> [a], B";
+        81 90 "multimem.st<.relaxed|.release><$scope>{.global}<.b32|.b64|.u32|.s32|.u64|.s64|.f32|.f64|.f16x2|.bf16x2> [a], b";
+        81 90 "multimem.st<.relaxed|.release><$scope>{.global}<.v2|.v4><.f32|.f16x2|.bf16x2> [a], B";
     }
     MultimemRed "multimem.red" {
-        81 90 "multimem.red{.relaxed|.release}{$scope}{.global}<.add|.min|.max|.and|.or|.xor>{.v2|.v4|.v8}<.b32|.b64|.u32|.u64|.s32|.s64|.f32|.f64|$half|$bhalf> [a], B";
+        81 90 "multimem.red{.global}<.and|.or|.xor><.b32|.b64> [a], b";
+        81 90 "multimem.red{.global}.add<.u32|.s32|.u64|.f32|.f64> [a], b";
+        81 90 "multimem.red{.global}<.min|.max><.u32|.s32|.u64|.s64> [a], b";
+        81 90 "multimem.red<.relaxed|.release><$scope>{.global}<.and|.or|.xor><.b32|.b64> [a], b";
+        81 90 "multimem.red<.relaxed|.release><$scope>{.global}.add<.u32|.s32|.u64|.f32|.f64> [a], b";
+        81 90 "multimem.red<.relaxed|.release><$scope>{.global}<.min|.max><.u32|.s32|.u64|.s64> [a], b";
+        81 90 "multimem.red{.global}.add{.v2|.v4}<.f16x2|.bf16x2> [a], B";
+        81 90 "multimem.red{.global}.add<.v2|.v4>.f32 [a], B";
+        81 90 "multimem.red<.relaxed|.release><$scope>{.global}.add{.v2|.v4}<.f16x2|.bf16x2> [a], B";
+        81 90 "multimem.red<.relaxed|.release><$scope>{.global}.add<.v2|.v4>.f32 [a], B";
     }
 
     // 9.7.12 Control flow.
@@ -396,8 +478,7 @@ instructions! {
     BarrierClusterWait "barrier.cluster.wait" { 78 90 "barrier.cluster.wait{.acquire}{.aligned}"; }
     Membar "membar" { 14 0 "membar<.cta|.gl|.sys>"; }
     MembarProxy "membar.proxy" {
-        75 70 "membar.proxy<.alias>";
-        80 90 "membar.proxy.async{.global|$shared}";
+        75 70 "membar.proxy.alias";
     }
     Fence "fence" {
         60 70 "fence{.sc|.acq_rel}<$scope>";
@@ -408,22 +489,25 @@ instructions! {
     FenceMbarrierInit "fence.mbarrier_init" { 80 90 "fence.mbarrier_init.release.cluster"; }
     FenceProxy "fence.proxy" {
         75 70 "fence.proxy.alias";
-        80 90 "fence.proxy.async{.global|$shared}";
+        80 90 "fence.proxy.async{.global|.shared::cta|.shared::cluster}";
         83 90 "fence.proxy.tensormap::generic.release<$scope>";
         83 90 "fence.proxy.tensormap::generic.acquire<$scope> [a], i";
         86 90 "fence.proxy.async::generic.acquire.sync_restrict::shared::cluster.cluster";
         86 90 "fence.proxy.async::generic.release.sync_restrict::shared::cta.cluster";
     }
     Atom "atom" {
-        11 11 "atom{.relaxed|.acquire|.release|.acq_rel}{$scope}{$gs}<.and|.or|.xor>{$hint}<.b32|.b64> d, [a], b{, c}";
-        11 11 "atom{.relaxed|.acquire|.release|.acq_rel}{$scope}{$gs}.exch{$hint}<.b32|.b64|.b128> d, [a], b{, c}";
-        11 11 "atom{.relaxed|.acquire|.release|.acq_rel}{$scope}{$gs}.cas{$hint}<.b16|.b32|.b64|.b128> d, [a], b, c{, e}";
-        11 11 "atom{.relaxed|.acquire|.release|.acq_rel}{$scope}{$gs}<.inc|.dec>{$hint}.u32 d, [a], b{, c}";
-        11 11 "atom{.relaxed|.acquire|.release|.acq_rel}{$scope}{$gs}<.min|.max>{$hint}<$int3264> d, [a], b{, c}";
-        11 11 "atom{.relaxed|.acquire|.release|.acq_rel}{$scope}{$gs}.add{$hint}<.u32|.s32|.u64|.f32|.f64> d, [a], b{, c}";
-        62 70 "atom{.relaxed|.acquire|.release|.acq_rel}{$scope}{$gs}.add.noftz{$hint}<$half|$bhalf> d, [a], b{, c}";
-        81 90 "atom{.relaxed|.acquire|.release|.acq_rel}{$scope}{.global}.add{$hint}<.v2|.v4>.f32 D, [a], B{, c}";
-        81 90 "atom{.relaxed|.acquire|.release|.acq_rel}{$scope}{.global}<.add|.min|.max>.noftz{$hint}<.v2|.v4|.v8><$half|$bhalf> D, [a], B{, c}";
+        11 11 "atom{$sem}{$scope}{$gs}<.and|.or|.xor>{$hint}<.b32|.b64> d, [a], b{, c}";
+        11 11 "atom{$sem}{$scope}{$gs}.exch{$hint}<.b32|.b64> d, [a], b{, c}";
+        83 90 "atom{$sem}{$scope}{$gs}.exch.b128 d, [a], b";
+        11 11 "atom{$sem}{$scope}{$gs}.cas{$hint}<.b32|.b64> d, [a], b, c{, e}";
+        83 90 "atom{$sem}{$scope}{$gs}.cas.b128 d, [a], b, c";
+        63 70 "atom{$sem}{$scope}{$gs}.cas.b16 d, [a], b, c";
+        11 11 "atom{$sem}{$scope}{$gs}<.inc|.dec>{$hint}.u32 d, [a], b{, c}";
+        11 11 "atom{$sem}{$scope}{$gs}<.min|.max>{$hint}<$int3264> d, [a], b{, c}";
+        11 11 "atom{$sem}{$scope}{$gs}.add{$hint}<.u32|.s32|.u64|.f32|.f64> d, [a], b{, c}";
+        62 70 "atom{$sem}{$scope}{$gs}.add.noftz{$hint}<$half|$bhalf> d, [a], b{, c}";
+        81 90 "atom{$sem}{$scope}{.global}.add{$hint}<.v2|.v4>.f32 D, [a], B{, c}";
+        81 90 "atom{$sem}{$scope}{.global}<.add|.min|.max>.noftz{$hint}<.v2|.v4|.v8><$half|$bhalf> D, [a], B{, c}";
     }
     Red "red" {
         12 20 "red{.relaxed|.release}{$scope}{$gs}<.and|.or|.xor>{$hint}<.b32|.b64> [a], b{, c}";
@@ -435,7 +519,10 @@ instructions! {
         81 90 "red{.relaxed|.release}{$scope}{.global}<.add|.min|.max>.noftz{$hint}<.v2|.v4|.v8><$half|$bhalf> [a], B{, c}";
     }
     RedAsync "red.async" {
-        81 90 "red.async.relaxed.cluster{.shared::cluster}.mbarrier::complete_tx::bytes<.inc|.dec|.min|.max|.add|.and|.or|.xor><.u32|.s32|.u64|.b32> [a], b, [c]";
+        81 90 "red.async.relaxed.cluster{.shared::cluster}<$tx><.inc|.dec>.u32 [a], b, [c]";
+        81 90 "red.async.relaxed.cluster{.shared::cluster}<$tx><.min|.max><.u32|.s32> [a], b, [c]";
+        81 90 "red.async.relaxed.cluster{.shared::cluster}<$tx>.add<.u32|.s32|.u64> [a], b, [c]";
+        81 90 "red.async.relaxed.cluster{.shared::cluster}<$tx><.and|.or|.xor>.b32 [a], b, [c]";
     }
     Vote "vote" {
         60 30 "vote.sync<.all|.any|.uni>.pred d, !a, b";
@@ -455,26 +542,44 @@ instructions! {
     MbarrierInit "mbarrier.init" { 70 80 "mbarrier.init{$cta}.b64 [a], b"; }
     MbarrierInval "mbarrier.inval" { 70 80 "mbarrier.inval{$cta}.b64 [a]"; }
     MbarrierExpectTx "mbarrier.expect_tx" {
-        80 90 "mbarrier.expect_tx{.relaxed}{.cta|.cluster}{$shared}.b64 [a], b";
+        80 90 "mbarrier.expect_tx{$shared}.b64 [a], b";
+        80 90 "mbarrier.expect_tx.relaxed<.cta|.cluster>{$shared}.b64 [a], b";
     }
     MbarrierCompleteTx "mbarrier.complete_tx" {
-        80 90 "mbarrier.complete_tx{.relaxed}{.cta|.cluster}{$shared}.b64 [a], b";
+        80 90 "mbarrier.complete_tx{$shared}.b64 [a], b";
+        80 90 "mbarrier.complete_tx.relaxed<.cta|.cluster>{$shared}.b64 [a], b";
     }
     MbarrierArrive "mbarrier.arrive" {
-        70 80 "mbarrier.arrive{.release|.relaxed}{.cta|.cluster}{$shared}.b64 d, [a]{, b}";
-        80 90 "mbarrier.arrive.expect_tx{.release|.relaxed}{.cta|.cluster}{$shared}.b64 d, [a], b";
-        70 80 "mbarrier.arrive.noComplete{.release}{.cta}{$cta}.b64 d, [a], b";
+        70 80 "mbarrier.arrive{$cta}.b64 d, [a]{, b}";
+        70 80 "mbarrier.arrive.shared::cluster.b64 _, [a]{, b}";
+        70 80 "mbarrier.arrive<.release|.relaxed><.cta|.cluster>{$cta}.b64 d, [a]{, b}";
+        70 80 "mbarrier.arrive<.release|.relaxed><.cta|.cluster>.shared::cluster.b64 _, [a]{, b}";
+        80 90 "mbarrier.arrive.expect_tx{$cta}.b64 d, [a], b";
+        80 90 "mbarrier.arrive.expect_tx.shared::cluster.b64 _, [a], b";
+        80 90 "mbarrier.arrive.expect_tx<.release|.relaxed><.cta|.cluster>{$cta}.b64 d, [a], b";
+        80 90 "mbarrier.arrive.expect_tx<.release|.relaxed><.cta|.cluster>.shared::cluster.b64 _, [a], b";
+        70 80 "mbarrier.arrive.noComplete{$cta}.b64 d, [a], b";
+        70 80 "mbarrier.arrive.noComplete.release.cta{$cta}.b64 d, [a], b";
     }
     MbarrierArriveDrop "mbarrier.arrive_drop" {
-        70 80 "mbarrier.arrive_drop{.release|.relaxed}{.cta|.cluster}{$shared}.b64 d, [a]{, b}";
-        80 90 "mbarrier.arrive_drop.expect_tx{.release|.relaxed}{.cta|.cluster}{$shared}.b64 d, [a], b";
-        70 80 "mbarrier.arrive_drop.noComplete{.release}{.cta}{$cta}.b64 d, [a], b";
+        70 80 "mbarrier.arrive_drop{$cta}.b64 d, [a]{, b}";
+        70 80 "mbarrier.arrive_drop.shared::cluster.b64 _, [a]{, b}";
+        70 80 "mbarrier.arrive_drop<.release|.relaxed><.cta|.cluster>{$cta}.b64 d, [a]{, b}";
+        70 80 "mbarrier.arrive_drop<.release|.relaxed><.cta|.cluster>.shared::cluster.b64 _, [a]{, b}";
+        80 90 "mbarrier.arrive_drop.expect_tx{$cta}.b64 d, [a], b";
+        80 90 "mbarrier.arrive_drop.expect_tx.shared::cluster.b64 _, [a], b";
+        80 90 "mbarrier.arrive_drop.expect_tx<.release|.relaxed><.cta|.cluster>{$cta}.b64 d, [a], b";
+        80 90 "mbarrier.arrive_drop.expect_tx<.release|.relaxed><.cta|.cluster>.shared::cluster.b64 _, [a], b";
+        70 80 "mbarrier.arrive_drop.noComplete{$cta}.b64 d, [a], b";
+        70 80 "mbarrier.arrive_drop.noComplete.release.cta{$cta}.b64 d, [a], b";
     }
     MbarrierTestWait "mbarrier.test_wait" {
-        70 80 "mbarrier.test_wait{.parity}{.acquire|.relaxed}{.cta|.cluster}{$cta}.b64 d, [a], b";
+        70 80 "mbarrier.test_wait{.parity}{$cta}.b64 d, [a], b";
+        70 80 "mbarrier.test_wait{.parity}<.acquire|.relaxed><.cta|.cluster>{$cta}.b64 d, [a], b";
     }
     MbarrierTryWait "mbarrier.try_wait" {
-        78 90 "mbarrier.try_wait{.parity}{.acquire|.relaxed}{.cta|.cluster}{$cta}.b64 d, [a], b{, c}";
+        78 90 "mbarrier.try_wait{.parity}{$cta}.b64 d, [a], b{, c}";
+        78 90 "mbarrier.try_wait{.parity}<.acquire|.relaxed><.cta|.cluster>{$cta}.b64 d, [a], b{, c}";
     }
     MbarrierPendingCount "mbarrier.pending_count" { 70 80 "mbarrier.pending_count.b64 d, a"; }
 
@@ -487,7 +592,8 @@ instructions! {
     }
     Movmatrix "movmatrix" { 78 75 "movmatrix.sync.aligned.m8n8.trans.b16 d, a"; }
     Mma "mma" {
-        65 75 "mma.sync.aligned<.m16n8k8|.m16n8k16>.row.col<.f16|.f32>.f16.f16<.f16|.f32> D, A, B, C";
+        65 75 "mma.sync.aligned<.m16n8k8|.m16n8k16>.row.col.f16.f16.f16.f16 D, A, B, C";
+        65 75 "mma.sync.aligned<.m16n8k8|.m16n8k16>.row.col.f32.f16.f16.f32 D, A, B, C";
         70 80 "mma.sync.aligned<.m16n8k8|.m16n8k16>.row.col.f32.bf16.bf16.f32 D, A, B, C";
         70 80 "mma.sync.aligned<.m16n8k4|.m16n8k8>.row.col.f32.tf32.tf32.f32 D, A, B, C";
         84 89 "mma.sync.aligned.m16n8k32.row.col.f32<.e4m3|.e5m2><.e4m3|.e5m2>.f32 D, A, B, C";
@@ -500,8 +606,10 @@ instructions! {
     // scale-a, scale-b and, for 16-bit types, trans-a (descriptor only) and
     // trans-b.
     WgmmaMmaAsync "wgmma.mma_async" {
-        80 901 "wgmma.mma_async.sync.aligned<$wgk16><.f16|.f32>.f16.f16 D, A, b, c, i, i, i{, i}";
-        80 901 "wgmma.mma_async.sync.aligned<$wgk16>.f32.bf16.bf16 D, A, b, c, i, i, i{, i}";
+        80 901 "wgmma.mma_async.sync.aligned<$wgk16><.f16|.f32>.f16.f16 D, a, b, c, i, i, i, i";
+        80 901 "wgmma.mma_async.sync.aligned<$wgk16><.f16|.f32>.f16.f16 D, V, b, c, i, i, i";
+        80 901 "wgmma.mma_async.sync.aligned<$wgk16>.f32.bf16.bf16 D, a, b, c, i, i, i, i";
+        80 901 "wgmma.mma_async.sync.aligned<$wgk16>.f32.bf16.bf16 D, V, b, c, i, i, i";
         80 901 "wgmma.mma_async.sync.aligned<$wgk8>.f32.tf32.tf32 D, A, b, c, i, i";
         80 901 "wgmma.mma_async.sync.aligned<$wgk32><.f16|.f32><.e4m3|.e5m2><.e4m3|.e5m2> D, A, b, c, i, i";
         80 901 "wgmma.mma_async.sync.aligned<$wgk32>{.satfinite}.s32<.s8|.u8><.s8|.u8> D, A, b, c";

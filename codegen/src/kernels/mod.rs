@@ -4,10 +4,24 @@
 //! |---|---|---|
 //! | `gemm_fp8.rs` | `gemm_fp8` | `matmul`, `grouped_matmul` of block-scaled operands |
 //! | `gemm_bf16.rs` | `gemm_bf16` | `matmul`, `batched_matmul` of BF16 operands |
+//! | `rms_norm.rs` | `rms_norm` | `rms_norm`, `add_rms_norm` and their quantising forms |
+//! | `elementwise.rs` | `quantize`, `swiglu`, `add`, `gather` | the same, `swiglu_quantize` |
+//! | `rope.rs` | `rope`, `mla_cache_write` | the same |
+//! | `moe.rs` | `moe_plan`, `expand`, `combine` | `dispatch`, `combine` |
+//! | `route.rs`, `sample.rs` | `route`, `sample` | the same |
+//! | `row.rs`, `params.rs` | – | rows in chunks, quantisation of a row, numbering of parameters |
 //! | `tiles.rs` | – | the walk over output tiles and the store of a fragment, for both |
 
+pub mod elementwise;
 pub mod gemm_bf16;
 pub mod gemm_fp8;
+pub mod moe;
+mod params;
+pub mod rms_norm;
+pub mod rope;
+pub mod route;
+mod row;
+pub mod sample;
 mod tiles;
 
 use mcc_ir::kernel::KernelConfig;
@@ -15,6 +29,8 @@ use mcc_ir::program::{Kernel, LaunchSpec};
 
 use crate::emit;
 use crate::error::CodegenError;
+
+pub(crate) use params::{MatrixArg, Params, ScalesArg};
 
 /// What a family makes of a config.
 pub struct Family<'a> {
@@ -35,6 +51,18 @@ pub fn family(kernel: &Kernel) -> Result<Family<'_>, CodegenError> {
     match &kernel.config {
         KernelConfig::GemmFp8(c) => gemm_fp8::family(&kernel.name, c),
         KernelConfig::GemmBf16(c) => gemm_bf16::family(&kernel.name, c),
+        KernelConfig::RmsNorm(c) => rms_norm::family(&kernel.name, c),
+        KernelConfig::Quantize(c) => elementwise::quantize(&kernel.name, c),
+        KernelConfig::Swiglu(c) => elementwise::swiglu(&kernel.name, c),
+        KernelConfig::Add(c) => elementwise::add(&kernel.name, c),
+        KernelConfig::Gather(c) => elementwise::gather(&kernel.name, c),
+        KernelConfig::Rope(c) => rope::rope(&kernel.name, c),
+        KernelConfig::MlaCacheWrite(c) => rope::mla_cache_write(&kernel.name, c),
+        KernelConfig::MoePlan(c) => moe::plan(&kernel.name, c),
+        KernelConfig::Expand(c) => moe::expand(&kernel.name, c),
+        KernelConfig::Combine(c) => moe::combine(&kernel.name, c),
+        KernelConfig::Route(c) => route::family(&kernel.name, c),
+        KernelConfig::Sample(c) => sample::family(&kernel.name, c),
         other => Err(CodegenError::Unsupported {
             kernel: kernel.name.clone(),
             what: format!("no kernel family for {other:?}"),

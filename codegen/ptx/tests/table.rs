@@ -12,6 +12,7 @@ fn every_row_round_trips() {
     let dump = std::env::var_os("MCC_PTX_SAMPLES").map(std::path::PathBuf::from);
     let mut count = 0;
     for op in Op::ALL {
+        assert!(!op.forms().is_empty(), "{op:?} has no forms");
         for form in op.forms() {
             for text in samples::of(form) {
                 let source = samples::module(&text);

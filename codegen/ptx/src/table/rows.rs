@@ -24,68 +24,58 @@
 //!
 //! `ptxas` 12.9 has judged a sample of every alternative of every form (see
 //! `tests/table.rs`). Where it refuses a combination that a form allows, such
-//! as `cvt.rn.bf16.bf16`, the table is looser than the language and not wrong.
+//! as `cvt.sat.u8.u8`, the table is looser than the language and not wrong.
 
-/// Sets of modifiers that several rows share.
-pub(super) const SETS: &[(&str, &str)] = &[
-    ("int", ".u16|.u32|.u64|.s16|.s32|.s64"),
-    ("int32", ".u32|.s32"),
-    ("int3264", ".u32|.u64|.s32|.s64"),
-    ("bits", ".b16|.b32|.b64"),
-    (
-        "scalar",
-        ".b8|.b16|.b32|.b64|.b128|.u8|.u16|.u32|.u64|.s8|.s16|.s32|.s64|.f32|.f64",
-    ),
-    (
-        "reg",
-        ".pred|.b16|.b32|.b64|.b128|.u16|.u32|.u64|.s16|.s32|.s64|.f32|.f64",
-    ),
-    (
-        "sel",
-        ".b16|.b32|.b64|.u16|.u32|.u64|.s16|.s32|.s64|.f32|.f64",
-    ),
-    (
-        "cvt",
-        ".u8|.u16|.u32|.u64|.s8|.s16|.s32|.s64|.bf16|.f16|.f32|.f64",
-    ),
-    ("rnd", ".rn|.rz|.rm|.rp"),
-    ("irnd", ".rni|.rzi|.rmi|.rpi"),
-    ("half", ".f16|.f16x2"),
-    ("bhalf", ".bf16|.bf16x2"),
-    ("f8x2", ".e4m3x2|.e5m2x2"),
-    (
-        "cmp",
-        ".eq|.ne|.lt|.le|.gt|.ge|.lo|.ls|.hi|.hs|.equ|.neu|.ltu|.leu|.gtu|.geu|.num|.nan",
-    ),
-    ("bool", ".and|.or|.xor"),
-    ("sem", ".relaxed|.acquire|.release|.acq_rel"),
-    ("scope", ".cta|.cluster|.gpu|.sys"),
-    ("shared", ".shared|.shared::cta|.shared::cluster"),
-    ("cta", ".shared|.shared::cta"),
-    (
-        "ldss",
-        ".const|.global|.local|.param|.param::entry|.param::func|$shared",
-    ),
-    ("stss", ".global|.local|.param|.param::func|$shared"),
-    ("gs", ".global|$shared"),
-    ("vec", ".v2|.v4"),
-    ("ldcop", ".ca|.cg|.cs|.lu|.cv"),
-    ("stcop", ".wb|.cg|.cs|.wt"),
-    (
-        "l1",
-        ".L1::evict_normal|.L1::evict_unchanged|.L1::evict_first|.L1::evict_last|.L1::no_allocate",
-    ),
-    ("l2", ".L2::evict_normal|.L2::evict_first|.L2::evict_last"),
-    ("hint", ".L2::cache_hint"),
-    ("pre", ".L2::64B|.L2::128B|.L2::256B"),
-    ("tx", ".mbarrier::complete_tx::bytes"),
-    ("dim", ".1d|.2d|.3d|.4d|.5d"),
-    ("redop", ".and|.or|.xor|.add|.inc|.dec|.min|.max"),
+/// Declares [`SETS`] from aligned lines, which rustfmt leaves as they are.
+macro_rules! sets {
+    ($($name:literal = $mods:literal;)+) => {
+        /// Sets of modifiers that several rows share.
+        pub(super) const SETS: &[(&str, &str)] = &[$(($name, $mods),)+];
+    };
+}
+
+sets! {
+    "int"     = ".u16|.u32|.u64|.s16|.s32|.s64";
+    "int32"   = ".u32|.s32";
+    "int3264" = ".u32|.u64|.s32|.s64";
+    "bits"    = ".b16|.b32|.b64";
+    "scalar"  = ".b8|.b16|.b32|.b64|.b128|.u8|.u16|.u32|.u64|.s8|.s16|.s32|.s64|.f32|.f64";
+    "reg"     = ".pred|.b16|.b32|.b64|.b128|.u16|.u32|.u64|.s16|.s32|.s64|.f32|.f64";
+    "sel"     = ".b16|.b32|.b64|.u16|.u32|.u64|.s16|.s32|.s64|.f32|.f64";
+    "cvtint"  = ".u8|.u16|.u32|.u64|.s8|.s16|.s32|.s64";
+    "cvtfp"   = ".f16|.f32|.f64";
+    "half"    = ".f16|.f16x2";
+    "bhalf"   = ".bf16|.bf16x2";
+    "f8x2"    = ".e4m3x2|.e5m2x2";
+    "rnd"     = ".rn|.rz|.rm|.rp";
+    "irnd"    = ".rni|.rzi|.rmi|.rpi";
+    "eqcmp"   = ".eq|.ne";
+    "icmp"    = ".eq|.ne|.lt|.le|.gt|.ge";
+    "ucmp"    = "$icmp|.lo|.ls|.hi|.hs";
+    "fcmp"    = "$icmp|.equ|.neu|.ltu|.leu|.gtu|.geu|.num|.nan";
+    "bool"    = ".and|.or|.xor";
+    "redop"   = ".and|.or|.xor|.add|.inc|.dec|.min|.max";
+    "sem"     = ".relaxed|.acquire|.release|.acq_rel";
+    "scope"   = ".cta|.cluster|.gpu|.sys";
+    "shared"  = ".shared|.shared::cta|.shared::cluster";
+    "cta"     = ".shared|.shared::cta";
+    "gs"      = ".global|$shared";
+    "ldss"    = ".const|.global|.local|.param|.param::entry|.param::func|$shared";
+    "stss"    = ".global|.local|.param|.param::func|$shared";
+    "vec"     = ".v2|.v4";
+    "ldcop"   = ".ca|.cg|.cs|.lu|.cv";
+    "stcop"   = ".wb|.cg|.cs|.wt";
+    "l1"      = ".L1::evict_normal|.L1::evict_unchanged|.L1::evict_first|.L1::evict_last|.L1::no_allocate";
+    "l2"      = ".L2::evict_normal|.L2::evict_first|.L2::evict_last";
+    "hint"    = ".L2::cache_hint";
+    "pre"     = ".L2::64B|.L2::128B|.L2::256B";
+    "tx"      = ".mbarrier::complete_tx::bytes";
+    "dim"     = ".1d|.2d|.3d|.4d|.5d";
     // N is 8 to 256 in steps of 8.
-    ("wgk8", ".m64nNk8"),
-    ("wgk16", ".m64nNk16"),
-    ("wgk32", ".m64nNk32"),
-];
+    "wgk8"    = ".m64nNk8";
+    "wgk16"   = ".m64nNk16";
+    "wgk32"   = ".m64nNk32";
+}
 
 instructions! {
     // 9.7.1 Integer arithmetic; 9.7.3 floating point; 9.7.4 half precision.
@@ -344,9 +334,15 @@ instructions! {
     }
     Cvt "cvt" {
         10 0 "cvt{.sat}<$cvtint><$cvtint> d, a";
-        10 0 "cvt<$rnd>{.sat}<.bf16|.f16|.f32|.f64><$cvtint> d, a";
-        10 0 "cvt<$irnd>{.ftz}{.sat}<$cvtint><.bf16|.f16|.f32|.f64> d, a";
-        10 0 "cvt{$rnd|$irnd}{.ftz}{.sat}<.bf16|.f16|.f32|.f64><.bf16|.f16|.f32|.f64> d, a";
+        10 0 "cvt<$rnd>{.sat}<$cvtfp><$cvtint> d, a";
+        10 0 "cvt<$irnd>{.ftz}{.sat}<$cvtint><$cvtfp> d, a";
+        10 0 "cvt{$rnd|$irnd}{.ftz}{.sat}<$cvtfp><$cvtfp> d, a";
+        78 90 "cvt<$rnd>.bf16<$cvtint> d, a";
+        78 90 "cvt<$irnd><$cvtint>.bf16 d, a";
+        71 80 "cvt{.ftz}.f32.bf16 d, a";
+        78 90 "cvt{.rn}<.f16|.f64>.bf16 d, a";
+        78 90 "cvt<$rnd>{.relu}.bf16<.f16|.f64> d, a";
+        78 90 "cvt<.rm|.rp>.bf16.f32 d, a";
         70 80 "cvt<.rn|.rz>{.relu}{.satfinite}<.f16|.bf16>.f32 d, a";
         70 80 "cvt<.rn|.rz>{.relu}{.satfinite}<.f16x2|.bf16x2>.f32 d, a, b";
         70 80 "cvt.rna{.satfinite}.tf32.f32 d, a";

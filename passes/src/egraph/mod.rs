@@ -1,1 +1,162 @@
-//! Equality saturation over the graph: rules, costs and extraction.
+//! Equality saturation over the graph: finds cheaper ways to compute the same values, bit for bit.
+//!
+//! ```text
+//! entry ── convert::import ──► e-graph ── saturate ──► e-graph ── extract ──► choice ── convert::export ──► entry
+//!          equal ops merge               rules/*: both           cost.rs: least                    verified
+//!                                        sides stay              traffic and launches
+//! ```
+//!
+//! In: a verified module and a target. Out: the same module with rewritten entries, verified again, and a
+//! [`Report`] of the rewrites taken. Each entry is optimised on its own. Nothing here depends on time, on hash
+//! order or on the host: the same module gives the same bytes.
+
+use std::collections::HashMap;
+
+use mcc_ir::graph::{Graph, NodeId};
+use mcc_ir::module::Module;
+
+use crate::error::PassError;
+use crate::target::Target;
+
+mod analysis;
+mod convert;
+mod cost;
+mod extract;
+mod language;
+mod origins;
+mod report;
+mod rules;
+mod saturate;
+#[cfg(test)]
+mod tests;
+
+pub use report::{EntryReport, Report, Rewrite, Totals};
+pub use rules::RuleClass;
+
+use cost::CostModel;
+use language::Node;
+use origins::Origins;
+use rules::Compiled;
+use saturate::Caps;
+
+/// What the optimiser may do, and how far it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Classes of rules in use.
+    pub classes: Vec<RuleClass>,
+    /// Rules that are not to be used, by name.
+    pub without: Vec<String>,
+    /// Rounds of saturation at most.
+    pub max_rounds: usize,
+    /// Nodes of the e-graph at most, as a multiple of those of the entry.
+    pub max_growth: usize,
+}
+
+impl Default for Options {
+    /// Exact rules alone. The caps are far above what the rules need on real models.
+    fn default() -> Options {
+        Options {
+            classes: vec![RuleClass::Exact],
+            without: Vec::new(),
+            max_rounds: 16,
+            max_growth: 8,
+        }
+    }
+}
+
+/// Rewrites every entry of a verified module to the cheapest equal graph found.
+///
+/// # Errors
+/// Only for bugs of this compiler: a rule that equates different types, or a result that the verifier refuses.
+pub fn optimize(
+    module: &Module,
+    target: &Target,
+    options: &Options,
+) -> Result<(Module, Report), PassError> {
+    let rules = rules::all()
+        .filter(|rule| {
+            options.classes.contains(&rule.class)
+                && options.without.iter().all(|name| name != rule.name)
+        })
+        .map(Compiled::new)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(internal)?;
+    let model = CostModel::new(module, target);
+    let mut result = Module {
+        entries: Vec::with_capacity(module.entries.len()),
+        ..module.clone()
+    };
+    let mut report = Report {
+        target: target.name.clone(),
+        entries: Vec::new(),
+    };
+    for entry in &module.entries {
+        let (entry, entry_report) =
+            optimize_entry(module, entry, &rules, &model, options).map_err(internal)?;
+        result.entries.push(entry);
+        report.entries.push(entry_report);
+    }
+    mcc_ir::verify::verify(&result).map_err(|errors| {
+        internal(
+            errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; "),
+        )
+    })?;
+    Ok((result, report))
+}
+
+fn internal(what: String) -> PassError {
+    PassError::Internal {
+        pass: "egraph",
+        what,
+    }
+}
+
+fn optimize_entry(
+    module: &Module,
+    entry: &Graph,
+    rules: &[Compiled],
+    model: &CostModel<'_>,
+    options: &Options,
+) -> Result<(Graph, EntryReport), String> {
+    let mut imported = convert::import(entry);
+    let caps = Caps {
+        nodes: imported
+            .graph
+            .total_size()
+            .saturating_mul(options.max_growth),
+        rounds: options.max_rounds,
+    };
+    let history = saturate::saturate(&mut imported.graph, rules, caps)?;
+    let originals = imported.originals();
+    let ages: HashMap<NodeId, usize> = imported
+        .ops
+        .iter()
+        .enumerate()
+        .map(|(age, (_, id))| (*id, age))
+        .collect();
+    let age = |node: &Node| originals.get(node).map(|id| ages[id]);
+    let selection = extract::extract(&imported.graph, &imported.roots(entry), age, model)?;
+
+    let origins = Origins::new(&imported, &originals, &history);
+    let loc = |node: &Node| entry.node(origins.author(node)?).loc.clone();
+    let result = convert::export(module, entry, &imported, &selection, loc)?;
+    let report = EntryReport {
+        entry: entry.name.to_string(),
+        before: Totals::of(entry, model),
+        after: Totals::of(&result, model),
+        rewrites: report::rewrites(entry, &origins, &selection),
+        rounds: history.rounds,
+        saturated: history.saturated,
+        nodes: imported.graph.total_size(),
+    };
+    debug_assert_eq!(
+        report.after.nanoseconds,
+        report::nanoseconds(selection.cost),
+        "extraction counts what it chose"
+    );
+    Ok((result, report))
+}

@@ -1,0 +1,499 @@
+//! Extraction: chooses one node for each class that the outputs need, so that the whole costs least.
+//!
+//! The cost of a choice is that of the DAG: a class that several others read is paid once, and so is a tuple,
+//! whose unused results cost nothing. Starting from the author's own graph, moves are tried in a fixed order
+//! and kept when they lower the total, until none does:
+//!
+//! ```text
+//! one class          rows q = quantize(rows)          ->  rows q = proj0(dispatch(q))
+//! a tuple at once    sum = add(x, r)                  ->  sum = proj0(add_rms_norm(x, r, w))
+//!                    y   = rms_norm(sum, w)           ->  y   = proj1(add_rms_norm(x, r, w))
+//! ```
+//!
+//! The second kind exists because a fused op pays only when all of its results are taken from it. What a move
+//! changes is counted by references, so it costs as much as the part of the graph that comes alive or dies.
+//! Afterwards the choice is acyclic and no more expensive than the input. It need not be the least possible:
+//! to choose the cheapest DAG is NP-hard, since sharing turns it into a set cover.
+
+use std::collections::HashMap;
+
+use egg::Id;
+
+use super::analysis::Data;
+use super::cost::{Cost, CostModel, OpCost};
+use super::language::{EGraph, Node};
+
+/// Rounds over all classes. Each keeps only moves that lower the cost; a handful suffices for real models.
+const MAX_ROUNDS: usize = 32;
+
+/// How far an estimate looks below a class that is not computed yet.
+const MAX_DEPTH: usize = 24;
+
+/// The chosen node of each class that the roots need.
+pub(super) struct Selection {
+    nodes: HashMap<Id, Node>,
+    /// Their cost.
+    pub(super) cost: Cost,
+}
+
+impl Selection {
+    /// The chosen node of a canonical class; `None` when the roots do not need it.
+    pub(super) fn node(&self, class: Id) -> Option<&Node> {
+        self.nodes.get(&class)
+    }
+
+    /// The chosen nodes, in no order.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+}
+
+/// Chooses nodes for everything that `roots` need. `age` orders the author's nodes, operands before users; other
+/// nodes have none.
+///
+/// # Errors
+/// A root that no node of the author computes, as a sentence: a bug of the caller.
+pub(super) fn extract(
+    graph: &EGraph,
+    roots: &[Id],
+    age: impl Fn(&Node) -> Option<usize>,
+    model: &CostModel<'_>,
+) -> Result<Selection, String> {
+    let problem = Problem::new(graph, age, model);
+    let mut state = State::new(&problem);
+    for root in roots {
+        if !state.acquire(problem.index[root]) {
+            return Err(format!("class {root} has no node of the input"));
+        }
+    }
+    state.log.clear();
+    state.moving = true;
+    for _ in 0..MAX_ROUNDS {
+        let mut improved = false;
+        for class in 0..problem.classes.len() {
+            for alt in 0..problem.classes[class].alts.len() {
+                improved |= state.try_moves(class, alt);
+            }
+        }
+        if !improved {
+            break;
+        }
+    }
+    let alive = (0..problem.classes.len()).filter(|class| state.refs[*class] > 0);
+    let nodes = alive.filter_map(|class| {
+        let node = state.chosen(class)?.node.clone();
+        Some((problem.classes[class].id, node))
+    });
+    Ok(Selection {
+        nodes: nodes.collect(),
+        cost: state.total,
+    })
+}
+
+/// The e-graph as extraction sees it: values and tuples, densely numbered in the order of class numbers.
+struct Problem {
+    classes: Vec<Class>,
+    index: HashMap<Id, usize>,
+}
+
+struct Class {
+    id: Id,
+    alts: Vec<Alt>,
+    /// Results, for a tuple.
+    results: usize,
+    /// The author's choice: his oldest node of the class. Its operands were older, so these choices are acyclic.
+    original: Option<usize>,
+    /// For a tuple: the projections from it, as class, node of that class, and which result.
+    projections: Vec<(usize, usize, usize)>,
+}
+
+/// A node of a class.
+struct Alt {
+    node: Node,
+    kind: AltKind,
+}
+
+enum AltKind {
+    Projection { tuple: usize, result: usize },
+    Op { operands: Vec<usize>, cost: OpCost },
+}
+
+impl Problem {
+    fn new(graph: &EGraph, age: impl Fn(&Node) -> Option<usize>, model: &CostModel<'_>) -> Problem {
+        let mut ids: Vec<Id> = graph
+            .classes()
+            .filter(|class| matches!(class.data, Data::Value(_) | Data::Tuple(_)))
+            .map(|class| class.id)
+            .collect();
+        ids.sort_unstable();
+        let index: HashMap<Id, usize> = ids.iter().enumerate().map(|(at, id)| (*id, at)).collect();
+        let mut classes: Vec<Class> = Vec::with_capacity(ids.len());
+        for id in ids {
+            let class = &graph[id];
+            let types = match &class.data {
+                Data::Tuple(types) => types.as_slice(),
+                Data::Value(ty) => std::slice::from_ref(ty),
+                Data::Attr(_) | Data::Ill(_) => &[],
+            };
+            let mut alts: Vec<Alt> = Vec::new();
+            let mut original: Option<(usize, usize)> = None;
+            for node in &class.nodes {
+                let kind = match node {
+                    Node::Proj(result, [tuple]) => AltKind::Projection {
+                        tuple: index[&graph.find(*tuple)],
+                        result: *result,
+                    },
+                    node => {
+                        let Some((op, operands)) = node.to_op(graph) else {
+                            continue;
+                        };
+                        let of: Vec<_> = operands
+                            .iter()
+                            .filter_map(|id| graph[*id].data.ty().cloned())
+                            .collect();
+                        let cost = model.of(&op, &of, types);
+                        AltKind::Op {
+                            operands: operands.iter().map(|id| index[&graph.find(*id)]).collect(),
+                            cost,
+                        }
+                    }
+                };
+                if let Some(age) = age(node)
+                    && original.is_none_or(|(oldest, _)| age < oldest)
+                {
+                    original = Some((age, alts.len()));
+                }
+                alts.push(Alt {
+                    node: node.clone(),
+                    kind,
+                });
+            }
+            classes.push(Class {
+                id,
+                alts,
+                results: types.len(),
+                original: original.map(|(_, alt)| alt),
+                projections: Vec::new(),
+            });
+        }
+        for class in 0..classes.len() {
+            for alt in 0..classes[class].alts.len() {
+                if let AltKind::Projection { tuple, result } = classes[class].alts[alt].kind {
+                    classes[tuple].projections.push((class, alt, result));
+                }
+            }
+        }
+        Problem { classes, index }
+    }
+}
+
+/// A change to undo.
+enum Undo {
+    Choice(usize, Option<usize>),
+    Refs(usize, usize),
+    Used(usize, usize, usize),
+}
+
+/// The present choice and what is alive under it.
+struct State<'a> {
+    problem: &'a Problem,
+    /// The chosen node; kept when the class dies.
+    choice: Vec<Option<usize>>,
+    /// How many operands of living nodes, and roots, read the class.
+    refs: Vec<usize>,
+    /// For tuples: how many living projections take each result.
+    used: Vec<Vec<usize>>,
+    total: Cost,
+    /// Whether the author's own choice is alive by now.
+    moving: bool,
+    /// Changes of the move that is being tried.
+    log: Vec<Undo>,
+}
+
+impl<'a> State<'a> {
+    fn new(problem: &'a Problem) -> State<'a> {
+        State {
+            problem,
+            choice: problem.classes.iter().map(|class| class.original).collect(),
+            refs: vec![0; problem.classes.len()],
+            used: problem
+                .classes
+                .iter()
+                .map(|class| vec![0; class.results])
+                .collect(),
+            total: Cost::default(),
+            moving: false,
+            log: Vec::new(),
+        }
+    }
+
+    fn chosen(&self, class: usize) -> Option<&'a Alt> {
+        self.problem.classes[class].alts.get(self.choice[class]?)
+    }
+
+    /// Tries to let `class` be computed by `alt`: together with everything else that the same tuple gives, then
+    /// alone. Whether a move was kept.
+    fn try_moves(&mut self, class: usize, alt: usize) -> bool {
+        if self.refs[class] == 0 || self.choice[class] == Some(alt) {
+            return false;
+        }
+        if let AltKind::Projection { tuple, .. } = self.problem.classes[class].alts[alt].kind {
+            let mut all: Vec<(usize, usize)> = Vec::new();
+            for (of, alt, _) in &self.problem.classes[tuple].projections {
+                if self.refs[*of] > 0 && all.iter().all(|(known, _)| known != of) {
+                    all.push((*of, *alt));
+                }
+            }
+            if all.len() > 1 && self.try_move(&all) {
+                return true;
+            }
+        }
+        self.try_move(&[(class, alt)])
+    }
+
+    /// Makes the choices, and takes them back unless they lower the cost and leave the choice acyclic.
+    fn try_move(&mut self, choices: &[(usize, usize)]) -> bool {
+        debug_assert!(
+            self.log.is_empty(),
+            "a move is undone or kept before the next"
+        );
+        let before = self.total;
+        let made = choices.iter().all(|(class, alt)| self.choose(*class, *alt));
+        if made && self.total < before && self.is_acyclic() {
+            self.log.clear();
+            return true;
+        }
+        while let Some(undo) = self.log.pop() {
+            match undo {
+                Undo::Choice(class, choice) => self.choice[class] = choice,
+                Undo::Refs(class, refs) => self.refs[class] = refs,
+                Undo::Used(class, result, used) => self.used[class][result] = used,
+            }
+        }
+        self.total = before;
+        false
+    }
+
+    /// Changes the choice of a class; false when a class that it needs cannot be computed.
+    fn choose(&mut self, class: usize, alt: usize) -> bool {
+        let old = self.choice[class];
+        if old == Some(alt) {
+            return true;
+        }
+        if self.refs[class] == 0 {
+            self.set_choice(class, Some(alt));
+            return true;
+        }
+        // The new operands come first: what both choices read never dies in between.
+        self.total -= self.own_cost(class);
+        self.set_choice(class, Some(alt));
+        self.total += self.own_cost(class);
+        if !self.acquire_operands(class, alt) {
+            return false;
+        }
+        if let Some(old) = old {
+            self.release_operands(class, old);
+        }
+        true
+    }
+
+    /// Adds a reader to a class, and to what it reads if it was dead; false when it cannot be computed.
+    fn acquire(&mut self, class: usize) -> bool {
+        let mut stack = vec![class];
+        while let Some(class) = stack.pop() {
+            let was = self.refs[class];
+            self.set_refs(class, was + 1);
+            if was > 0 {
+                continue;
+            }
+            let Some(alt) = self.best(class) else {
+                return false;
+            };
+            self.set_choice(class, Some(alt));
+            self.total += self.own_cost(class);
+            self.use_result(class, alt, true);
+            stack.extend(operands(&self.problem.classes[class].alts[alt]));
+        }
+        true
+    }
+
+    fn acquire_operands(&mut self, class: usize, alt: usize) -> bool {
+        self.use_result(class, alt, true);
+        operands(&self.problem.classes[class].alts[alt])
+            .iter()
+            .all(|operand| self.acquire(*operand))
+    }
+
+    /// Takes a reader from the operands of a node, and from what they read if they die.
+    fn release_operands(&mut self, class: usize, alt: usize) {
+        self.use_result(class, alt, false);
+        let mut stack = operands(&self.problem.classes[class].alts[alt]).to_vec();
+        while let Some(class) = stack.pop() {
+            let refs = self.refs[class] - 1;
+            self.set_refs(class, refs);
+            if refs > 0 {
+                continue;
+            }
+            self.total -= self.own_cost(class);
+            if let Some(alt) = self.choice[class] {
+                self.use_result(class, alt, false);
+                stack.extend(operands(&self.problem.classes[class].alts[alt]));
+            }
+        }
+    }
+
+    /// Counts a living projection in or out; a tuple that is alive pays for results only while they are used.
+    fn use_result(&mut self, class: usize, alt: usize, taken: bool) {
+        let AltKind::Projection { tuple, result } = self.problem.classes[class].alts[alt].kind
+        else {
+            return;
+        };
+        let was = self.used[tuple][result];
+        self.log.push(Undo::Used(tuple, result, was));
+        let alive = self.refs[tuple] > 0;
+        if alive {
+            self.total -= self.own_cost(tuple);
+        }
+        self.used[tuple][result] = if taken { was + 1 } else { was - 1 };
+        if alive {
+            self.total += self.own_cost(tuple);
+        }
+    }
+
+    /// Cost of the chosen node of a class, without its operands.
+    fn own_cost(&self, class: usize) -> Cost {
+        match self.chosen(class).map(|alt| &alt.kind) {
+            Some(AltKind::Op { cost, .. }) => {
+                let used = &self.used[class];
+                cost.total(|result| used.len() == 1 || used[result] > 0)
+            }
+            Some(AltKind::Projection { .. }) | None => Cost::default(),
+        }
+    }
+
+    /// The node that a class comes to life with: the author's at first, later the cheapest given what is alive.
+    fn best(&self, class: usize) -> Option<usize> {
+        if self.moving {
+            self.estimate(class, &mut Vec::new(), &mut HashMap::new())
+                .map(|(_, alt)| alt)
+        } else {
+            self.problem.classes[class].original
+        }
+    }
+
+    /// Cost of bringing a dead class to life, and by which node; `None` when it would read itself or is too deep.
+    fn estimate(
+        &self,
+        class: usize,
+        path: &mut Vec<usize>,
+        known: &mut HashMap<usize, Option<(Cost, usize)>>,
+    ) -> Option<(Cost, usize)> {
+        if let Some(known) = known.get(&class) {
+            return *known;
+        }
+        if path.len() > MAX_DEPTH || path.contains(&class) {
+            return None;
+        }
+        path.push(class);
+        let mut best: Option<(Cost, usize)> = None;
+        for (at, alt) in self.problem.classes[class].alts.iter().enumerate() {
+            let mut cost = match &alt.kind {
+                // The tuple's results are charged where they are taken.
+                AltKind::Op { cost, .. } => cost.total(|_| self.used[class].len() == 1),
+                AltKind::Projection { tuple, result } => self.result_cost(*tuple, *result),
+            };
+            let mut possible = true;
+            for operand in operands(alt) {
+                if self.refs[*operand] > 0 {
+                    continue;
+                }
+                match self.estimate(*operand, path, known) {
+                    Some((operand, _)) => cost += operand,
+                    None => possible = false,
+                }
+            }
+            if possible && best.is_none_or(|(least, _)| cost < least) {
+                best = Some((cost, at));
+            }
+        }
+        path.pop();
+        known.insert(class, best);
+        best
+    }
+
+    /// What it costs a tuple to give one more result.
+    fn result_cost(&self, tuple: usize, result: usize) -> Cost {
+        let used = &self.used[tuple];
+        match self
+            .chosen(tuple)
+            .or(self.problem.classes[tuple].alts.first())
+            .map(|alt| &alt.kind)
+        {
+            Some(AltKind::Op { cost, .. }) => {
+                cost.total(|of| used[of] > 0 || of == result) - cost.total(|of| used[of] > 0)
+            }
+            Some(AltKind::Projection { .. }) | None => Cost::default(),
+        }
+    }
+
+    fn set_choice(&mut self, class: usize, alt: Option<usize>) {
+        self.log.push(Undo::Choice(class, self.choice[class]));
+        self.choice[class] = alt;
+    }
+
+    fn set_refs(&mut self, class: usize, refs: usize) {
+        self.log.push(Undo::Refs(class, self.refs[class]));
+        self.refs[class] = refs;
+    }
+
+    /// Whether no living class whose choice this move changed is computed from itself. Every new cycle would
+    /// go through one of them.
+    fn is_acyclic(&self) -> bool {
+        let changed = self.log.iter().filter_map(|undo| match undo {
+            Undo::Choice(class, _) if self.refs[*class] > 0 => Some(*class),
+            _ => None,
+        });
+        let mut marks = vec![Mark::New; self.problem.classes.len()];
+        let mut stack: Vec<usize> = changed.collect();
+        while let Some(class) = stack.last().copied() {
+            match marks[class] {
+                Mark::Done => {
+                    stack.pop();
+                }
+                // Everything below it is done.
+                Mark::Open => {
+                    marks[class] = Mark::Done;
+                    stack.pop();
+                }
+                Mark::New => {
+                    marks[class] = Mark::Open;
+                    for operand in self.chosen(class).map(operands).unwrap_or_default() {
+                        match marks[*operand] {
+                            Mark::New => stack.push(*operand),
+                            Mark::Open => return false,
+                            Mark::Done => {}
+                        }
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Where a walk over the choice stands with a class.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    New,
+    /// Entered; its operands are still being walked.
+    Open,
+    Done,
+}
+
+/// Classes that a node reads.
+fn operands(alt: &Alt) -> &[usize] {
+    match &alt.kind {
+        AltKind::Projection { tuple, .. } => std::slice::from_ref(tuple),
+        AltKind::Op { operands, .. } => operands,
+    }
+}

@@ -1,0 +1,296 @@
+//! What the optimiser did: rewrites taken and costs before and after, as data and as text.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+
+use mcc_ir::graph::{Graph, NodeId};
+use mcc_ir::op::Op;
+use mcc_ir::types::Type;
+use serde::Serialize;
+
+use super::cost::{Cost, CostModel};
+use super::extract::Selection;
+use super::origins::Origins;
+use super::rules::RuleClass;
+
+/// The name under which merged equal ops are reported: importing does it, not a rule.
+const SHARE: &str = "share-equal";
+
+/// The report of a module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The target whose costs decided.
+    pub target: String,
+    /// Entry by entry.
+    pub entries: Vec<EntryReport>,
+}
+
+/// The report of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EntryReport {
+    /// Its name.
+    pub entry: String,
+    /// Estimates for the entry as it came.
+    pub before: Totals,
+    /// Estimates for the result.
+    pub after: Totals,
+    /// Rewrites that the result rests on, by name.
+    pub rewrites: Vec<Rewrite>,
+    /// Rounds of saturation.
+    pub rounds: usize,
+    /// Whether the rules had nothing left to add.
+    pub saturated: bool,
+    /// Nodes of the e-graph.
+    pub nodes: usize,
+}
+
+/// One rule's part in a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rewrite {
+    /// The rule's name.
+    pub rule: String,
+    /// What it may change.
+    pub class: RuleClass,
+    /// How often it was used.
+    pub count: usize,
+    /// In which layers, e.g. `layers.3`; uses outside of any layer are not listed.
+    pub layers: Vec<String>,
+}
+
+/// Sums over an entry at the upper bounds of its dims. Ops that nothing needs do not count.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Ops, views included, without inputs, parameters and states.
+    pub ops: usize,
+    /// How many there are of each op.
+    pub by_op: BTreeMap<&'static str, usize>,
+    /// Kernel launches.
+    pub launches: u64,
+    /// Bytes read and written.
+    pub bytes: u64,
+    /// Time by the cost model.
+    pub nanoseconds: u64,
+}
+
+impl Totals {
+    pub(super) fn of(entry: &Graph, model: &CostModel<'_>) -> Totals {
+        let mut entry = entry.clone();
+        entry.dead_code_eliminate();
+        let named: HashSet<_> = entry
+            .updates
+            .iter()
+            .chain(&entry.outputs)
+            .map(|(_, value)| *value)
+            .collect();
+        let mut totals = Totals::default();
+        let mut cost = Cost::default();
+        for id in entry
+            .topo()
+            .into_iter()
+            .filter(|id| !entry.op(*id).is_leaf())
+        {
+            let operands: Vec<Type> = entry
+                .operands(id)
+                .iter()
+                .map(|value| entry.ty(*value).clone())
+                .collect();
+            let of = model.of(entry.op(id), &operands, &entry.node(id).results);
+            let used: Vec<bool> = entry
+                .results(id)
+                .map(|value| named.contains(&value) || !entry.users(value).is_empty())
+                .collect();
+            totals.ops += 1;
+            *totals.by_op.entry(entry.op(id).mnemonic()).or_default() += 1;
+            totals.launches += of.launches;
+            totals.bytes = totals.bytes.saturating_add(of.bytes(|result| used[result]));
+            cost += of.total(|result| used[result]);
+        }
+        totals.nanoseconds = nanoseconds(cost);
+        totals
+    }
+}
+
+/// The time of a cost.
+pub(super) fn nanoseconds(cost: Cost) -> u64 {
+    u64::try_from(cost.time / 1_000_000).unwrap_or(u64::MAX)
+}
+
+/// The rewrites that a selection rests on, by name.
+pub(super) fn rewrites(
+    entry: &Graph,
+    origins: &Origins<'_>,
+    selection: &Selection,
+) -> Vec<Rewrite> {
+    let layers = layers(entry);
+    let mut by_rule: BTreeMap<&str, (RuleClass, usize, BTreeSet<Layer>)> = BTreeMap::new();
+    let shared = origins
+        .duplicates()
+        .map(|id| (SHARE, RuleClass::Exact, Some(id)));
+    let taken = origins
+        .taken(selection)
+        .into_iter()
+        .map(|taken| (taken.rule, taken.class, taken.at));
+    for (rule, class, at) in shared.chain(taken) {
+        let (_, count, of) = by_rule.entry(rule).or_insert((class, 0, BTreeSet::new()));
+        *count += 1;
+        of.extend(at.and_then(|id| layers.get(&id)).cloned());
+    }
+    by_rule
+        .into_iter()
+        .map(|(rule, (class, count, layers))| Rewrite {
+            rule: rule.to_owned(),
+            class,
+            count,
+            layers: layers.iter().map(Layer::to_string).collect(),
+        })
+        .collect()
+}
+
+/// A layer, as parameter names spell it: the components up to the first that ends in a number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Layer {
+    index: u64,
+    prefix: String,
+}
+
+impl Layer {
+    /// `layers.3.mlp.down` is of `layers.3`, `l0.cache` of `l0`; `embed` is of none.
+    fn of_name(name: &str) -> Option<Layer> {
+        let mut end = 0;
+        for part in name.split('.') {
+            end += part.len();
+            let word = part.trim_end_matches(|c: char| c.is_ascii_digit());
+            if let Ok(index) = part[word.len()..].parse() {
+                let prefix = name[..end - (part.len() - word.len())].to_owned();
+                return Some(Layer { index, prefix });
+            }
+            end += 1;
+        }
+        None
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.prefix, self.index)
+    }
+}
+
+/// The layer of each op: that of its own parameters and states, or else the last among its operands'.
+fn layers(entry: &Graph) -> HashMap<NodeId, Layer> {
+    let mut layers: HashMap<NodeId, Layer> = HashMap::new();
+    for id in entry.topo() {
+        let operands = entry.operands(id);
+        let own = operands
+            .iter()
+            .filter_map(|value| match entry.op(value.node) {
+                Op::Param { name } | Op::State { name } => Layer::of_name(name),
+                _ => None,
+            });
+        let inherited = || {
+            operands
+                .iter()
+                .filter_map(|value| layers.get(&value.node))
+                .max()
+                .cloned()
+        };
+        if let Some(layer) = own.max().or_else(inherited) {
+            layers.insert(id, layer);
+        }
+    }
+    layers
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "e-graph, costs of {}", self.target)?;
+        self.entries
+            .iter()
+            .try_for_each(|entry| write!(f, "{entry}"))
+    }
+}
+
+impl fmt::Display for EntryReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stop = if self.saturated {
+            "saturated"
+        } else {
+            "stopped by a cap"
+        };
+        writeln!(
+            f,
+            "\nentry {}: {stop} after {} rounds at {} nodes",
+            self.entry, self.rounds, self.nodes
+        )?;
+        let (a, b) = (&self.before, &self.after);
+        writeln!(f, "  {:10} {:>14} -> {:>14}", "ops", a.ops, b.ops)?;
+        writeln!(
+            f,
+            "  {:10} {:>14} -> {:>14}",
+            "launches", a.launches, b.launches
+        )?;
+        writeln!(f, "  {:10} {:>14} -> {:>14}", "bytes", a.bytes, b.bytes)?;
+        writeln!(
+            f,
+            "  {:10} {:>14} -> {:>14}",
+            "estimate",
+            micros(a.nanoseconds),
+            micros(b.nanoseconds)
+        )?;
+        for Rewrite {
+            rule,
+            count,
+            layers,
+            ..
+        } in &self.rewrites
+        {
+            writeln!(f, "  {rule:24} {count:>5} x  {}", ranges(layers))?;
+        }
+        Ok(())
+    }
+}
+
+fn micros(nanoseconds: u64) -> String {
+    format!("{}.{} us", nanoseconds / 1000, nanoseconds % 1000 / 100)
+}
+
+/// `layers.0`, `layers.1`, `layers.2` as `layers.0..=2`.
+fn ranges(layers: &[String]) -> String {
+    let layers: Vec<Layer> = layers
+        .iter()
+        .filter_map(|layer| Layer::of_name(layer))
+        .collect();
+    let mut out: Vec<String> = Vec::new();
+    for run in layers.chunk_by(|a, b| a.prefix == b.prefix && a.index + 1 == b.index) {
+        match run {
+            [one] => out.push(one.to_string()),
+            [first, .., last] => out.push(format!("{first}..={}", last.index)),
+            [] => {}
+        }
+    }
+    out.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_named_by_the_first_numbered_component() {
+        let layer = |name| Layer::of_name(name).map(|layer| layer.to_string());
+        assert_eq!(layer("layers.3.mlp.w1").as_deref(), Some("layers.3"));
+        assert_eq!(
+            layer("model.layers.12.x").as_deref(),
+            Some("model.layers.12")
+        );
+        assert_eq!(layer("l0.cache").as_deref(), Some("l0"));
+        assert_eq!(layer("embed"), None);
+    }
+
+    #[test]
+    fn runs_of_layers_print_as_ranges() {
+        let layers: Vec<String> = ["l0", "l1", "l2", "l5", "m6"].map(str::to_owned).into();
+        assert_eq!(ranges(&layers), "l0..=2, l5, m6");
+        assert_eq!(ranges(&[]), "");
+    }
+}

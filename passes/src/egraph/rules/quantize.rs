@@ -1,0 +1,60 @@
+//! Rules that move `quantize` to where it is cheapest, or to where an equal one is already computed.
+//!
+//! ```text
+//! rows, offsets, slots = dispatch(x, e)      q = quantize(x)
+//! q = quantize(rows)                     ->  rows, offsets, slots = dispatch(q, e)
+//! ```
+//!
+//! `quantize` maps each group of 128 neighbours of the last axis on its own (spec section 6.1). It therefore
+//! commutes, bit for bit, with every op that moves groups as a whole. The last group of a row may be partial; a
+//! partial group is another group than the whole one, so it must stay at the end of its row.
+//!
+//! Not here, since they do not hold: `gather` takes its rows from a BF16 table only, and
+//! `quantize(dequantize(q)) = q` fails, because the largest code of a group need not be 448 and the scale is
+//! found anew from the rounded product.
+
+use mcc_ir::types::ScaleBlock;
+
+use super::{Match, always, holds, rules};
+
+/// Neighbours of the last axis that share a scale.
+const GROUP: u64 = ScaleBlock::ACTIVATION.cols as u64;
+
+rules! {
+    // quantize(rows of x) = rows of quantize(x): dispatch copies whole rows. Where it puts them depends on the
+    // experts alone, so the offsets and slots of the two are equal as well.
+    "quantize-dispatch" Exact
+        "(quantize (proj0 (dispatch ?n ?x ?experts)))"
+     => "(proj0 (dispatch ?n (quantize ?x) ?experts))",
+        "(proj1 (dispatch ?n ?x ?experts))"
+     => "(proj1 (dispatch ?n (quantize ?x) ?experts))",
+        "(proj2 (dispatch ?n ?x ?experts))"
+     => "(proj2 (dispatch ?n (quantize ?x) ?experts))"                      if always;
+
+    // quantize(reshape(x)) = reshape(quantize(x)): row-major order keeps neighbours, and the groups are the same
+    // ones when rows keep their width, or when both widths are whole groups.
+    "quantize-reshape" Exact
+        "(quantize (reshape ?shape ?x))"
+     => "(reshape ?shape (quantize ?x))"                                    if keeps_groups;
+
+    // quantize(x[s..s+l]) = quantize(x)[s..s+l]: true of an outer axis, since rows stay whole; of the last axis
+    // when both cuts fall between groups.
+    "quantize-slice" Exact
+        "(quantize (slice ?axis ?s ?len ?x))"
+     => "(slice ?axis ?s ?len (quantize ?x))"                               if cuts_between_groups;
+}
+
+fn keeps_groups(m: &mut Match<'_>) -> Option<()> {
+    let (before, after) = (m.ty("?x")?.last()?, m.shape("?shape")?.last()?);
+    holds(before == after || (before.is_multiple_of(GROUP) && after.is_multiple_of(GROUP)))
+}
+
+fn cuts_between_groups(m: &mut Match<'_>) -> Option<()> {
+    let (axis, rank) = (m.int("?axis")?, m.ty("?x")?.rank() as u64);
+    if axis + 1 < rank {
+        return Some(());
+    }
+    let (start, extent) = (m.int("?s")?, m.extent("?x", "?axis")?);
+    let end = start.checked_add(m.int("?len")?)?;
+    holds(start.is_multiple_of(GROUP) && (end.is_multiple_of(GROUP) || end == extent))
+}

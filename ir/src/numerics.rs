@@ -38,7 +38,9 @@ pub enum NumericsError {
         got: usize,
     },
     /// The interval cannot be applied to a product whose scales change every 128 of K.
-    #[error("promotion interval {0} is not 32, 64 or 128: scales of a block-scaled product change every 128 of K")]
+    #[error(
+        "promotion interval {0} is not 32, 64 or 128: scales of a block-scaled product change every 128 of K"
+    )]
     Promotion(u32),
 }
 
@@ -102,8 +104,19 @@ pub fn e4m3_value(code: u8) -> f32 {
 fn e4m3_parts(code: u8) -> (i32, i32) {
     let mantissa = i32::from(code & 7);
     let biased = i32::from((code >> 3) & 15);
-    let (magnitude, exponent) = if biased == 0 { (mantissa, -6) } else { (8 + mantissa, biased - 7) };
-    (if code & 0x80 == 0 { magnitude } else { -magnitude }, exponent)
+    let (magnitude, exponent) = if biased == 0 {
+        (mantissa, -6)
+    } else {
+        (8 + mantissa, biased - 7)
+    };
+    (
+        if code & 0x80 == 0 {
+            magnitude
+        } else {
+            -magnitude
+        },
+        exponent,
+    )
 }
 
 /// Rounds to E4M3, ties to even, saturating at +-448; NaN becomes 0x7f (`cvt.rn.satfinite.e4m3x2.f32`).
@@ -172,8 +185,12 @@ pub fn quantize_blocks(x: &[f32], rows: usize, cols: usize) -> QuantizedRows {
         }
     }
     scales.iter_mut().for_each(|s| *s = block_scale(*s));
-    let code = |i: usize| e4m3_encode(x[i] / scales[(i / cols / BLOCK) * grid + (i % cols) / BLOCK]);
-    QuantizedRows { codes: (0..rows * cols).map(code).collect(), scales }
+    let code =
+        |i: usize| e4m3_encode(x[i] / scales[(i / cols / BLOCK) * grid + (i % cols) / BLOCK]);
+    QuantizedRows {
+        codes: (0..rows * cols).map(code).collect(),
+        scales,
+    }
 }
 
 /// `bf16(code * scale)` for one matrix whose scales cover `block_rows` x `block_cols` blocks.
@@ -198,7 +215,15 @@ pub fn dequantize_blocks(
 }
 
 fn check_len(what: &'static str, expected: usize, got: usize) -> Result<(), NumericsError> {
-    if expected == got { Ok(()) } else { Err(NumericsError::Length { what, expected, got }) }
+    if expected == got {
+        Ok(())
+    } else {
+        Err(NumericsError::Length {
+            what,
+            expected,
+            got,
+        })
+    }
 }
 
 // ------------------------------------------------------------------------- Hopper FP8 tensor-core sum
@@ -265,8 +290,14 @@ fn sum_block(a: &Parts, a_at: usize, b: &Parts, b_at: usize, c: f32) -> f32 {
     if c.is_infinite() {
         return c;
     }
-    let (a_s, a_e) = (&a.significand[a_at..a_at + WGMMA_K], &a.exponent[a_at..a_at + WGMMA_K]);
-    let (b_s, b_e) = (&b.significand[b_at..b_at + WGMMA_K], &b.exponent[b_at..b_at + WGMMA_K]);
+    let (a_s, a_e) = (
+        &a.significand[a_at..a_at + WGMMA_K],
+        &a.exponent[a_at..a_at + WGMMA_K],
+    );
+    let (b_s, b_e) = (
+        &b.significand[b_at..b_at + WGMMA_K],
+        &b.exponent[b_at..b_at + WGMMA_K],
+    );
     let (c_s, c_e) = f32_parts(c);
 
     let mut e_max = c_e;
@@ -294,7 +325,14 @@ fn f32_parts(x: f32) -> (i32, i32) {
         (0, m) => (m, -126),
         (e, m) => (m | 0x80_0000, e - 127),
     };
-    (if x.is_sign_negative() { -magnitude } else { magnitude }, exponent)
+    (
+        if x.is_sign_negative() {
+            -magnitude
+        } else {
+            magnitude
+        },
+        exponent,
+    )
 }
 
 /// Shift right toward zero by any non-negative amount.
@@ -311,7 +349,9 @@ fn truncated_f32(units: i32, exponent: i32) -> f32 {
     let top = 31 - magnitude.leading_zeros() as i32;
     // A double holds the value exactly; cutting 13 bits below the leading one leaves at most 14 bits, so that the
     // conversion to f32 is exact but for results below f32's normal range, cut on the grid of its subnormals.
-    let dropped = (top - ALIGN_BITS).max((-126 - ALIGN_BITS) - exponent).clamp(0, 31);
+    let dropped = (top - ALIGN_BITS)
+        .max((-126 - ALIGN_BITS) - exponent)
+        .clamp(0, 31);
     let kept = (magnitude >> dropped) << dropped;
     let value = f64::from(kept) * 2f64.powi(exponent);
     (if units < 0 { -value } else { value }) as f32
@@ -334,7 +374,13 @@ pub fn gemm_unscaled(a: &[u8], b: &[u8], k: usize, promotion: Promotion) -> Vec<
         Promotion::Every(interval) => (interval as usize).next_multiple_of(WGMMA_K).max(WGMMA_K),
         Promotion::Never => k.next_multiple_of(WGMMA_K).max(WGMMA_K),
     };
-    product(&Parts::new(a, k), &Parts::new(b, k), k, interval, |_, _, _| 1.0)
+    product(
+        &Parts::new(a, k),
+        &Parts::new(b, k),
+        k,
+        interval,
+        |_, _, _| 1.0,
+    )
 }
 
 /// Operands of a block-scaled FP8 product `D[m, n] = A[m, k] B[n, k]^T`, all row-major.
@@ -371,13 +417,26 @@ pub fn gemm_block_scaled(g: &BlockScaledGemm<'_>) -> Result<Vec<f32>, NumericsEr
     check_len("b", g.n * g.k, g.b.len())?;
     check_len("b_scales", g.n.div_ceil(BLOCK) * k_blocks, g.b_scales.len())?;
     let scale = |row: usize, col: usize, k_at: usize| {
-        g.a_scales[row * k_blocks + k_at / BLOCK] * g.b_scales[(col / BLOCK) * k_blocks + k_at / BLOCK]
+        g.a_scales[row * k_blocks + k_at / BLOCK]
+            * g.b_scales[(col / BLOCK) * k_blocks + k_at / BLOCK]
     };
-    Ok(product(&Parts::new(g.a, g.k), &Parts::new(g.b, g.k), g.k, g.promote as usize, scale))
+    Ok(product(
+        &Parts::new(g.a, g.k),
+        &Parts::new(g.b, g.k),
+        g.k,
+        g.promote as usize,
+        scale,
+    ))
 }
 
 /// `acc = fma(scale(row, col, k), p, acc)` over intervals of K.
-fn product(a: &Parts, b: &Parts, k: usize, interval: usize, scale: impl Fn(usize, usize, usize) -> f32) -> Vec<f32> {
+fn product(
+    a: &Parts,
+    b: &Parts,
+    k: usize,
+    interval: usize,
+    scale: impl Fn(usize, usize, usize) -> f32,
+) -> Vec<f32> {
     let rows = |p: &Parts| p.significand.len().checked_div(p.stride).unwrap_or(0);
     let (m, n) = (rows(a), rows(b));
     let mut out = Vec::with_capacity(m * n);
@@ -406,7 +465,11 @@ fn product(a: &Parts, b: &Parts, k: usize, interval: usize, scale: impl Fn(usize
 
 /// `0.1 * mscale * ln(factor) + 1`, or 1 where the context is not extended.
 pub fn yarn_mscale(factor: f64, mscale: f64) -> f64 {
-    if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 }
+    if factor <= 1.0 {
+        1.0
+    } else {
+        0.1 * mscale * factor.ln() + 1.0
+    }
 }
 
 /// Rotary frequencies of `dim / 2` channel pairs, in `f64`.
@@ -436,11 +499,17 @@ pub fn rope_inv_freq(dim: u64, theta: f64, yarn: Option<&Yarn>) -> Vec<f64> {
 /// The rotary table `[positions, dim / 2, 2]` of (cos, sin), times the YaRN multiplier, rounded to `f32` once.
 pub fn rope_table(dim: u64, theta: f64, positions: u64, yarn: Option<&Yarn>) -> Vec<f32> {
     let inv_freq = rope_inv_freq(dim, theta, yarn);
-    let multiplier =
-        yarn.map_or(1.0, |y| yarn_mscale(y.factor, y.mscale) / yarn_mscale(y.factor, y.mscale_all_dim));
+    let multiplier = yarn.map_or(1.0, |y| {
+        yarn_mscale(y.factor, y.mscale) / yarn_mscale(y.factor, y.mscale_all_dim)
+    });
     (0..positions)
         .flat_map(|position| inv_freq.iter().map(move |f| position as f64 * f))
-        .flat_map(|angle| [(angle.cos() * multiplier) as f32, (angle.sin() * multiplier) as f32])
+        .flat_map(|angle| {
+            [
+                (angle.cos() * multiplier) as f32,
+                (angle.sin() * multiplier) as f32,
+            ]
+        })
         .collect()
 }
 

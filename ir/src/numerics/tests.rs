@@ -7,7 +7,11 @@ fn e4m3_ladder() -> Vec<f32> {
     (0u8..0x7f)
         .map(|c| {
             let (e, m) = (f32::from(c >> 3), f32::from(c & 7));
-            if e == 0.0 { m / 512.0 } else { (1.0 + m / 8.0) * 2f32.powf(e - 7.0) }
+            if e == 0.0 {
+                m / 512.0
+            } else {
+                (1.0 + m / 8.0) * 2f32.powf(e - 7.0)
+            }
         })
         .collect()
 }
@@ -16,10 +20,10 @@ fn e4m3_ladder() -> Vec<f32> {
 fn bf16_rounds_ties_to_even() {
     for (x, bits) in [
         (1.0f32, 0x3f80u16),
-        (1.0 + 1.0 / 256.0, 0x3f80),       // tie, even below
-        (1.0 + 3.0 / 256.0, 0x3f82),       // tie, even above
-        (1.0 + 1.1 / 256.0, 0x3f81),       // above the tie
-        (f32::MAX, 0x7f80),                // carries into infinity
+        (1.0 + 1.0 / 256.0, 0x3f80), // tie, even below
+        (1.0 + 3.0 / 256.0, 0x3f82), // tie, even above
+        (1.0 + 1.1 / 256.0, 0x3f81), // above the tie
+        (f32::MAX, 0x7f80),          // carries into infinity
         (-0.0, 0x8000),
         (f32::NAN, 0x7fff),
         (f32::from_bits(0xffff_ffff), 0x7fff),
@@ -38,7 +42,10 @@ fn bf16_from_double_rounds_once() {
     assert_eq!(round_bf16(x as f32), 1.0, "rounding twice loses the excess");
     assert_eq!(round_bf16_f64(x), 1.0 + 2f32.powi(-7));
     assert_eq!(round_bf16_f64(-x), -1.0 - 2f32.powi(-7));
-    assert_eq!(round_bf16_f64(1.0 + 3.0 * 2f64.powi(-8) - 2f64.powi(-40)), 1.0 + 2f32.powi(-7));
+    assert_eq!(
+        round_bf16_f64(1.0 + 3.0 * 2f64.powi(-8) - 2f64.powi(-40)),
+        1.0 + 2f32.powi(-7)
+    );
     assert_eq!(round_bf16_f64(0.1), round_bf16(0.1));
     assert_eq!(round_bf16_f64(1e-300), 0.0);
 }
@@ -65,7 +72,13 @@ fn e4m3_encode_is_nearest_even_everywhere() {
         assert_eq!(e4m3_encode(mid.next_down()), code as u8);
         assert_eq!(e4m3_encode(mid.next_up()), code as u8 + 1);
     }
-    for (x, code) in [(449.0, 0x7e), (1e30, 0x7e), (f32::INFINITY, 0x7e), (-1e9, 0xfe), (f32::NAN, 0x7f)] {
+    for (x, code) in [
+        (449.0, 0x7e),
+        (1e30, 0x7e),
+        (f32::INFINITY, 0x7e),
+        (-1e9, 0xfe),
+        (f32::NAN, 0x7f),
+    ] {
         assert_eq!(e4m3_encode(x), code);
     }
 }
@@ -84,14 +97,22 @@ fn quantisation_scales_every_group_of_128() {
     assert_eq!(e4m3_value(q.codes[129]), 448.0);
     // A group of zeros has the smallest scale, not a division by zero.
     assert_eq!(quantize_rows(&[0.0; 128], 128).scales, [1e-4f32 / 448.0]);
-    assert_eq!(quantize_rows(&[], 128), QuantizedRows { codes: vec![], scales: vec![] });
+    assert_eq!(
+        quantize_rows(&[], 128),
+        QuantizedRows {
+            codes: vec![],
+            scales: vec![]
+        }
+    );
 }
 
 #[test]
 fn block_quantisation_round_trips_representable_values() {
     // Blocks of [129, 130] are 2 x 2 with one full.
     let (rows, cols) = (129, 130);
-    let x: Vec<f32> = (0..rows * cols).map(|i| e4m3_value((i % 0x7f) as u8)).collect();
+    let x: Vec<f32> = (0..rows * cols)
+        .map(|i| e4m3_value((i % 0x7f) as u8))
+        .collect();
     let q = quantize_blocks(&x, rows, cols);
     assert_eq!(q.scales.len(), 4);
     let back = dequantize_blocks(&q.codes, &q.scales, cols, BLOCK, BLOCK).expect("lengths fit");
@@ -101,7 +122,14 @@ fn block_quantisation_round_trips_representable_values() {
         assert!((a - b).abs() <= bound, "element {i}: {a} became {b}");
     }
     let short = dequantize_blocks(&q.codes, &q.scales[1..], cols, BLOCK, BLOCK);
-    assert_eq!(short, Err(NumericsError::Length { what: "scales", expected: 4, got: 3 }));
+    assert_eq!(
+        short,
+        Err(NumericsError::Length {
+            what: "scales",
+            expected: 4,
+            got: 3
+        })
+    );
 }
 
 /// Sum of `a[i] * b[i]` and `c` for a few values, the rest of the 32 lanes zero.
@@ -109,7 +137,11 @@ fn fused(pairs: &[(f32, f32)], c: f32) -> u32 {
     let (mut a, mut b) = ([0u8; 32], [0u8; 32]);
     for (i, (x, y)) in pairs.iter().enumerate() {
         (a[i], b[i]) = (e4m3_encode(*x), e4m3_encode(*y));
-        assert_eq!((e4m3_value(a[i]), e4m3_value(b[i])), (*x, *y), "operands are exact");
+        assert_eq!(
+            (e4m3_value(a[i]), e4m3_value(b[i])),
+            (*x, *y),
+            "operands are exact"
+        );
     }
     wgmma_e4m3(&a, &b, c).to_bits()
 }
@@ -118,7 +150,9 @@ fn fused(pairs: &[(f32, f32)], c: f32) -> u32 {
 fn wgmma_sum_truncates_as_stated() {
     let p = |e: i32| 2f32.powi(e);
     let ones = [(1.0f32, 1.0f32); 32];
-    let table: &[(&[(f32, f32)], f32, u32)] = &[
+    /// Products, accumulator in, bits out.
+    type Case<'a> = (&'a [(f32, f32)], f32, u32);
+    let table: &[Case<'_>] = &[
         (&[(1.0, 1.0), (p(-6), p(-7))], 0.0, 0x3f80_0400),
         (&[(1.0, 1.0), (p(-7), p(-7))], 0.0, 0x3f80_0000),
         (&[(1.0, 1.0), (-p(-6), p(-7))], 0.0, 0x3f7f_f800),
@@ -134,7 +168,11 @@ fn wgmma_sum_truncates_as_stated() {
         (&[(-1.0, 1.0), (1.0, 1.0)], -0.0, 0),
     ];
     for (pairs, c, bits) in table {
-        assert_eq!(fused(pairs, *c), *bits, "{pairs:?} + {c}: expected {bits:08x}");
+        assert_eq!(
+            fused(pairs, *c),
+            *bits,
+            "{pairs:?} + {c}: expected {bits:08x}"
+        );
     }
     let mut nan = [0u8; 32];
     nan[31] = E4M3_NAN;
@@ -143,7 +181,10 @@ fn wgmma_sum_truncates_as_stated() {
 
 #[test]
 fn wgmma_sum_matches_measured_vectors() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/vectors/h100_wgmma_e4m3_k32.txt");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../shared/vectors/h100_wgmma_e4m3_k32.txt"
+    );
     let Ok(text) = std::fs::read_to_string(path) else {
         println!("note: measured H100 vectors are not here, comparison skipped");
         return;
@@ -165,7 +206,9 @@ fn wgmma_sum_matches_measured_vectors() {
 /// Pseudo-random codes without NaN.
 fn codes(n: usize, mut state: u64) -> Vec<u8> {
     std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
         (state >> 56) as u8
     })
     .filter(|c| c & 0x7f != 0x7f && c & 0x7f < 0x50)
@@ -181,7 +224,15 @@ fn promoted_product_equals_its_definition() {
     let a_scales = [0.5, 0.3, 1.25, 7e-3, 2.0, 0.1];
     let b_scales = [1.5, 0.7, 0.01, 3.0];
     for promote in [32, 64, 128] {
-        let g = BlockScaledGemm { n, k, a: &a, a_scales: &a_scales, b: &b, b_scales: &b_scales, promote };
+        let g = BlockScaledGemm {
+            n,
+            k,
+            a: &a,
+            a_scales: &a_scales,
+            b: &b,
+            b_scales: &b_scales,
+            promote,
+        };
         let got = gemm_block_scaled(&g).expect("valid");
         for row in 0..m {
             for col in 0..n {
@@ -198,7 +249,11 @@ fn promoted_product_equals_its_definition() {
                     let kb = start / 128;
                     acc = (a_scales[row * 2 + kb] * b_scales[col / 128 * 2 + kb]).mul_add(p, acc);
                 }
-                assert_eq!(got[row * n + col].to_bits(), acc.to_bits(), "[{row}, {col}]");
+                assert_eq!(
+                    got[row * n + col].to_bits(),
+                    acc.to_bits(),
+                    "[{row}, {col}]"
+                );
             }
         }
     }
@@ -206,11 +261,34 @@ fn promoted_product_equals_its_definition() {
 
 #[test]
 fn product_refuses_what_it_cannot_mean() {
-    let g = BlockScaledGemm { n: 1, k: 32, a: &[0; 32], a_scales: &[1.0], b: &[0; 32], b_scales: &[1.0], promote: 256 };
+    let g = BlockScaledGemm {
+        n: 1,
+        k: 32,
+        a: &[0; 32],
+        a_scales: &[1.0],
+        b: &[0; 32],
+        b_scales: &[1.0],
+        promote: 256,
+    };
     assert_eq!(gemm_block_scaled(&g), Err(NumericsError::Promotion(256)));
-    let g = BlockScaledGemm { b_scales: &[], promote: 128, ..g };
-    assert_eq!(gemm_block_scaled(&g), Err(NumericsError::Length { what: "b_scales", expected: 1, got: 0 }));
-    let nan = BlockScaledGemm { a: &[0x7f; 32], b_scales: &[1.0], ..g };
+    let g = BlockScaledGemm {
+        b_scales: &[],
+        promote: 128,
+        ..g
+    };
+    assert_eq!(
+        gemm_block_scaled(&g),
+        Err(NumericsError::Length {
+            what: "b_scales",
+            expected: 1,
+            got: 0
+        })
+    );
+    let nan = BlockScaledGemm {
+        a: &[0x7f; 32],
+        b_scales: &[1.0],
+        ..g
+    };
     assert!(gemm_block_scaled(&nan).expect("valid")[0].is_nan());
 }
 
@@ -223,22 +301,44 @@ fn promotion_bounds_the_accumulation_error() {
     let error = |promotion| {
         let got = gemm_unscaled(&a, &b, k, promotion);
         let exact = |r: usize, c: usize| -> f64 {
-            (0..k).map(|i| f64::from(e4m3_value(a[r * k + i])) * f64::from(e4m3_value(b[c * k + i]))).sum()
+            (0..k)
+                .map(|i| f64::from(e4m3_value(a[r * k + i])) * f64::from(e4m3_value(b[c * k + i])))
+                .sum()
         };
-        (0..64).map(|i| (f64::from(got[i]) - exact(i / 8, i % 8)).abs() / exact(i / 8, i % 8)).sum::<f64>() / 64.0
+        (0..64)
+            .map(|i| (f64::from(got[i]) - exact(i / 8, i % 8)).abs() / exact(i / 8, i % 8))
+            .sum::<f64>()
+            / 64.0
     };
-    let [never, p512, p128, p32] =
-        [Promotion::Never, Promotion::Every(512), Promotion::Every(128), Promotion::Every(32)].map(error);
-    assert!(never > p512 && p512 > p128 && p128 > p32, "{never:e} {p512:e} {p128:e} {p32:e}");
+    let [never, p512, p128, p32] = [
+        Promotion::Never,
+        Promotion::Every(512),
+        Promotion::Every(128),
+        Promotion::Every(32),
+    ]
+    .map(error);
+    assert!(
+        never > p512 && p512 > p128 && p128 > p32,
+        "{never:e} {p512:e} {p128:e} {p32:e}"
+    );
     assert!(p128 < 1.5e-3 && never > 1e-2, "{p128:e} {never:e}");
 }
 
-const V3: Yarn =
-    Yarn { factor: 40.0, original: 4096.0, beta_fast: 32.0, beta_slow: 1.0, mscale: 1.0, mscale_all_dim: 1.0 };
+const V3: Yarn = Yarn {
+    factor: 40.0,
+    original: 4096.0,
+    beta_fast: 32.0,
+    beta_slow: 1.0,
+    mscale: 1.0,
+    mscale_all_dim: 1.0,
+};
 
 #[track_caller]
 fn close(got: f64, want: f64) {
-    assert!((got - want).abs() <= want.abs() * 5e-7, "{got} is not {want}");
+    assert!(
+        (got - want).abs() <= want.abs() * 5e-7,
+        "{got} is not {want}"
+    );
 }
 
 #[test]
@@ -257,7 +357,10 @@ fn yarn_frequencies_match_published_values() {
     ] {
         close(f[i], want);
     }
-    close(rope_inv_freq(64, 10000.0, None)[31], 10000f64.powf(-62.0 / 64.0));
+    close(
+        rope_inv_freq(64, 10000.0, None)[31],
+        10000f64.powf(-62.0 / 64.0),
+    );
 }
 
 #[test]
@@ -265,9 +368,20 @@ fn rope_table_holds_cosine_and_sine() {
     let table = rope_table(64, 10000.0, 3, Some(&V3));
     assert_eq!(table.len(), 3 * 32 * 2);
     assert_eq!(table[..2], [1.0, 0.0], "position 0 is not rotated");
-    assert_eq!(table[2 * 64..2 * 64 + 2], [2f64.cos() as f32, 2f64.sin() as f32]);
+    assert_eq!(
+        table[2 * 64..2 * 64 + 2],
+        [2f64.cos() as f32, 2f64.sin() as f32]
+    );
     // Without mscale_all_dim the correction sits on cos and sin.
-    let on_table = rope_table(64, 10000.0, 1, Some(&Yarn { mscale_all_dim: 0.0, ..V3 }));
+    let on_table = rope_table(
+        64,
+        10000.0,
+        1,
+        Some(&Yarn {
+            mscale_all_dim: 0.0,
+            ..V3
+        }),
+    );
     close(f64::from(on_table[0]), 1.368_887_9);
 }
 
@@ -275,7 +389,17 @@ fn rope_table_holds_cosine_and_sine() {
 fn softmax_scale_matches_published_values() {
     close(softmax_scale(192, None), 0.0721687836);
     close(softmax_scale(192, Some(&V3)), 0.1352337789);
-    close(softmax_scale(192, Some(&Yarn { mscale: 0.707, mscale_all_dim: 0.707, ..V3 })), 0.1147213868);
+    close(
+        softmax_scale(
+            192,
+            Some(&Yarn {
+                mscale: 0.707,
+                mscale_all_dim: 0.707,
+                ..V3
+            }),
+        ),
+        0.1147213868,
+    );
     close(yarn_mscale(40.0, 1.0), 1.3688879454);
     close(yarn_mscale(40.0, 0.707), 1.2608037774);
     assert_eq!(yarn_mscale(1.0, 1.0), 1.0);

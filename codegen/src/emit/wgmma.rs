@@ -50,19 +50,19 @@ pub enum Major {
 
 /// The A operand.
 pub enum OperandA<'a, 'k> {
-    /// Descriptor of the first k-step, and bytes from one step to the next.
-    Shared { descriptor: Val<'k, I64>, step: u32 },
+    /// Descriptor of the tile, and the byte offset of each k-step in it.
+    Shared { descriptor: Val<'k, I64>, offsets: &'a [u32] },
     /// Four packed registers a k-step.
     Registers(&'a [[Val<'k, I32>; 4]]),
 }
 
 /// The B operand.
 #[derive(Clone, Copy)]
-pub struct OperandB<'k> {
-    /// Descriptor of the first k-step.
+pub struct OperandB<'a, 'k> {
+    /// Descriptor of the tile.
     pub descriptor: Val<'k, I64>,
-    /// Bytes from one k-step to the next.
-    pub step: u32,
+    /// Byte offset of each k-step in it.
+    pub offsets: &'a [u32],
     /// Its layout.
     pub major: Major,
 }
@@ -75,15 +75,20 @@ pub enum Init<'a, 'k> {
     Accumulate(&'a [Val<'k, F32>]),
 }
 
-/// A product of `steps` k-steps of a 64-row tile.
+/// A product of a 64-row tile; B's offsets say how many k-steps.
 #[derive(Clone, Copy, Debug)]
 pub struct Mma {
     /// Operand types.
     pub ty: MmaType,
     /// Columns, a multiple of 8 up to 256.
     pub n: u32,
-    /// Number of k-steps.
-    pub steps: u32,
+}
+
+/// Byte offsets of the k-steps of K-major, 128-byte-swizzled columns `[tile of 128 bytes][row][128 bytes]`:
+/// `k_bytes` bytes of K in tiles `tile_bytes` apart. An instruction takes 32 bytes of K.
+#[must_use]
+pub fn k_major_offsets(k_bytes: u32, tile_bytes: u32) -> Vec<u32> {
+    (0..k_bytes.div_ceil(32)).map(|s| s / 4 * tile_bytes + s % 4 * 32).collect()
 }
 
 impl Kernel {
@@ -104,7 +109,7 @@ impl Kernel {
         &'k self,
         mma: Mma,
         a: &OperandA<'_, 'k>,
-        b: OperandB<'k>,
+        b: OperandB<'_, 'k>,
         init: &Init<'_, 'k>,
     ) -> Vec<Val<'k, F32>> {
         let regs = (mma.n / 2) as usize;
@@ -128,11 +133,9 @@ impl Kernel {
 
         let mut text = String::from("{\n.reg .pred first;\n.reg .pred more;\nsetp.ne.b32 first, 0, 0;\nsetp.eq.b32 more, 0, 0;\n");
         let a_text: Vec<String> = match a {
-            OperandA::Shared { descriptor, step } => {
+            OperandA::Shared { descriptor, offsets } => {
                 let base = operand(descriptor.raw, "l");
-                (0..mma.steps)
-                    .map(|s| advance(&mut text, "da", &base, s, *step))
-                    .collect()
+                advance(&mut text, "da", &base, offsets)
             }
             OperandA::Registers(steps) => steps
                 .iter()
@@ -143,12 +146,12 @@ impl Kernel {
                 .collect(),
         };
         let base = operand(b.descriptor.raw, "l");
-        let b_text: Vec<String> =
-            (0..mma.steps).map(|s| advance(&mut text, "db", &base, s, b.step)).collect();
+        let b_text = advance(&mut text, "db", &base, b.offsets);
+        debug_assert_eq!(a_text.len(), b_text.len());
 
         text.push_str("wgmma.fence.sync.aligned;\n");
         let shape = format!("m64n{}k{}", mma.n, mma.ty.k());
-        for s in 0..mma.steps as usize {
+        for s in 0..b_text.len() {
             let scale_d = if s == 0 && matches!(init, Init::Zero) { "first" } else { "more" };
             // 8-bit operands have no transpose immediates; A in registers has none for A.
             let trans_b = i32::from(b.major == Major::Mn);
@@ -173,11 +176,17 @@ impl Kernel {
     }
 }
 
-/// Declares the descriptor of k-step `step` (address field in units of 16 bytes) and returns its name.
-fn advance(text: &mut String, name: &str, base: &str, step: u32, bytes: u32) -> String {
-    if step == 0 {
-        return base.to_owned();
-    }
-    text.push_str(&format!(".reg .b64 {name}{step};\nadd.s64 {name}{step}, {base}, {};\n", step * bytes / 16));
-    format!("{name}{step}")
+/// Declares a descriptor for each k-step (address field in units of 16 bytes) and returns their names.
+fn advance(text: &mut String, name: &str, base: &str, offsets: &[u32]) -> Vec<String> {
+    offsets
+        .iter()
+        .enumerate()
+        .map(|(step, &bytes)| {
+            if bytes == 0 {
+                return base.to_owned();
+            }
+            text.push_str(&format!(".reg .b64 {name}{step};\nadd.s64 {name}{step}, {base}, {};\n", bytes / 16));
+            format!("{name}{step}")
+        })
+        .collect()
 }

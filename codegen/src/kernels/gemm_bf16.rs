@@ -21,7 +21,7 @@ use super::tiles::{Fragment, Store, TileShape, Walk};
 use super::{Family, WARPGROUP, unsupported};
 use crate::emit::Kernel;
 use crate::emit::pipeline::{Ring, RingLayout, SmemMap};
-use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB};
+use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB, k_major_offsets};
 use crate::error::CodegenError;
 
 /// K elements of a stage: 128 bytes, the swizzle's span.
@@ -177,7 +177,7 @@ fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Wa
     let position = ring.consumer();
     let d = k.arg_global(Args::D);
     let bytes = if c.out == DType::F32 { 4 } else { 2 };
-    let step = MmaType::Bf16.k() * 2;
+    let offsets = k_major_offsets(ROW_BYTES, 0);
 
     walk.for_each(k, shape(c), |tile| {
         let acc = k.vars((c.tile_n / 2) as usize, k.f32(0.0));
@@ -188,9 +188,9 @@ fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Wa
             let b_tile = stage.offset(l.b_offset);
             let before: Vec<_> = acc.iter().map(|a| a.get()).collect();
             let after = k.wgmma(
-                Mma { ty: MmaType::Bf16, n: c.tile_n, steps: BLOCK_K / MmaType::Bf16.k() },
-                &OperandA::Shared { descriptor: k.descriptor_128b(a_tile, 0, 1024), step },
-                OperandB { descriptor: k.descriptor_128b(b_tile, 0, 1024), step, major: Major::K },
+                Mma { ty: MmaType::Bf16, n: c.tile_n },
+                &OperandA::Shared { descriptor: k.descriptor_128b(a_tile, 0, 1024), offsets: &offsets },
+                OperandB { descriptor: k.descriptor_128b(b_tile, 0, 1024), offsets: &offsets, major: Major::K },
                 &Init::Accumulate(&before),
             );
             k.if_((thread & 31).eq(0), || ring.release(position));

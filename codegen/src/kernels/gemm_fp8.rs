@@ -21,7 +21,7 @@ use mcc_ir::types::DType;
 use super::tiles::{Fragment, Store, TileShape, Walk};
 use super::{Family, WARPGROUP, unsupported};
 use crate::emit::pipeline::{Ring, RingLayout, SmemMap};
-use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB};
+use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB, k_major_offsets};
 use crate::emit::{F32, Kernel};
 use crate::error::CodegenError;
 
@@ -219,11 +219,12 @@ fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Layout, ring: Ring<'k>, walk: Wal
             let a_tile = stage.at(half * (64 * BLOCK_K));
             let b_tile = stage.offset(l.b_offset);
             for part in 0..BLOCK_K / c.promote {
-                let step = MmaType::E4m3.k();
+                let offsets = k_major_offsets(c.promote, 0);
+                let [a, b] = [a_tile, b_tile].map(|t| k.descriptor_128b(t.offset(part * c.promote), 0, 1024));
                 let p = k.wgmma(
-                    Mma { ty: MmaType::E4m3, n: c.tile_n, steps: c.promote / step },
-                    &OperandA::Shared { descriptor: k.descriptor_128b(a_tile.offset(part * c.promote), 0, 1024), step },
-                    OperandB { descriptor: k.descriptor_128b(b_tile.offset(part * c.promote), 0, 1024), step, major: Major::K },
+                    Mma { ty: MmaType::E4m3, n: c.tile_n },
+                    &OperandA::Shared { descriptor: a, offsets: &offsets },
+                    OperandB { descriptor: b, offsets: &offsets, major: Major::K },
                     &Init::Zero,
                 );
                 if part == BLOCK_K / c.promote - 1 {

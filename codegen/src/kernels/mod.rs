@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `gemm_fp8.rs` | `gemm_fp8` | `matmul`, `grouped_matmul` of block-scaled operands |
 //! | `gemm_bf16.rs` | `gemm_bf16` | `matmul`, `batched_matmul` of BF16 operands |
+//! | `attention.rs` | `attention_prefill`, `attention_decode` | `attention` |
 //! | `rms_norm.rs` | `rms_norm` | `rms_norm`, `add_rms_norm` and their quantising forms |
 //! | `elementwise.rs` | `quantize`, `swiglu`, `add`, `gather` | the same, `swiglu_quantize` |
 //! | `rope.rs` | `rope`, `mla_cache_write` | the same |
@@ -12,6 +13,7 @@
 //! | `row.rs`, `params.rs` | – | rows in chunks, quantisation of a row, numbering of parameters |
 //! | `tiles.rs` | – | the walk over output tiles and the store of a fragment, for both |
 
+pub mod attention;
 pub mod elementwise;
 pub mod gemm_bf16;
 pub mod gemm_fp8;
@@ -63,11 +65,8 @@ pub fn family(kernel: &Kernel) -> Result<Family<'_>, CodegenError> {
         KernelConfig::Combine(c) => moe::combine(&kernel.name, c),
         KernelConfig::Route(c) => route::family(&kernel.name, c),
         KernelConfig::Sample(c) => sample::family(&kernel.name, c),
-        other => Err(CodegenError::Unsupported {
-            kernel: kernel.name.clone(),
-            what: format!("no kernel family for {other:?}"),
-            supported: "gemm_fp8, gemm_bf16".to_owned(),
-        }),
+        KernelConfig::AttentionPrefill(c) => attention::family(&kernel.name, c, attention::Rows::Queries),
+        KernelConfig::AttentionDecode(c) => attention::family(&kernel.name, c, attention::Rows::Heads),
     }
 }
 

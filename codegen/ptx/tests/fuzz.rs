@@ -61,7 +61,7 @@ fn mutants_do_not_panic_and_round_trip() {
     ];
     let mut random = Random(7);
     let mut accepted = 0;
-    for round in 0..3000 {
+    for round in 0..2000 {
         let source = mutate(seeds[round % 2], &mut random);
         if let Ok(module) = parse(&source) {
             accepted += 1;

@@ -341,7 +341,7 @@ instructions! {
         78 90 "cvt<$irnd><$cvtint>.bf16 d, a";
         71 80 "cvt{.ftz}.f32.bf16 d, a";
         78 90 "cvt{.rn}<.f16|.f64>.bf16 d, a";
-        78 90 "cvt<$rnd>{.relu}.bf16<.f16|.f64> d, a";
+        78 90 "cvt<$rnd>.bf16<.f16|.f64> d, a";
         78 90 "cvt<.rm|.rp>.bf16.f32 d, a";
         70 80 "cvt<.rn|.rz>{.relu}{.satfinite}<.f16|.bf16>.f32 d, a";
         70 80 "cvt<.rn|.rz>{.relu}{.satfinite}<.f16x2|.bf16x2>.f32 d, a, b";
@@ -495,7 +495,7 @@ instructions! {
         11 11 "atom{$sem}{$scope}{$gs}<.and|.or|.xor>{$hint}<.b32|.b64> d, [a], b{, c}";
         11 11 "atom{$sem}{$scope}{$gs}.exch{$hint}<.b32|.b64> d, [a], b{, c}";
         83 90 "atom{$sem}{$scope}{$gs}.exch.b128 d, [a], b";
-        11 11 "atom{$sem}{$scope}{$gs}.cas{$hint}<.b32|.b64> d, [a], b, c{, e}";
+        11 11 "atom{$sem}{$scope}{$gs}.cas<.b32|.b64> d, [a], b, c";
         83 90 "atom{$sem}{$scope}{$gs}.cas.b128 d, [a], b, c";
         63 70 "atom{$sem}{$scope}{$gs}.cas.b16 d, [a], b, c";
         11 11 "atom{$sem}{$scope}{$gs}<.inc|.dec>{$hint}.u32 d, [a], b{, c}";

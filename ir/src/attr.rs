@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::types::{DType, Dim, F32};
+use thiserror::Error;
+
+use crate::types::{DType, Dim, F32, Name};
 
 /// What an attribute may be; decides how its text is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,3 +107,63 @@ macro_rules! plain_attr {
 }
 
 plain_attr!(F32 => Float, bool => Bool, DType => DType, Vec<Dim> => Shape);
+
+/// An attribute list that does not fit its op.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AttrError {
+    /// One is missing.
+    #[error("`{op}` needs the attribute `{attr}` ({kind})")]
+    Missing {
+        /// The op.
+        op: &'static str,
+        /// The attribute.
+        attr: &'static str,
+        /// Its kind.
+        kind: AttrKind,
+    },
+    /// Of the wrong kind, or too large for its field.
+    #[error("attribute `{attr}` of `{op}` cannot be {got}; expected {kind}")]
+    Value {
+        /// The op.
+        op: &'static str,
+        /// The attribute.
+        attr: &'static str,
+        /// What was given.
+        got: AttrValue,
+        /// Its kind.
+        kind: AttrKind,
+    },
+    /// The op has no such attribute, or it is given twice.
+    #[error("`{op}` has no further attribute `{attr}`")]
+    Unknown {
+        /// The op.
+        op: &'static str,
+        /// The attribute.
+        attr: Name,
+    },
+}
+
+/// Attributes by name, taken one by one while an op is built.
+pub(crate) struct AttrReader<'a> {
+    pub(crate) op: &'static str,
+    pub(crate) attrs: &'a mut Vec<(Name, AttrValue)>,
+}
+
+impl AttrReader<'_> {
+    pub(crate) fn take<A: Attr>(&mut self, attr: &'static str) -> Result<A, AttrError> {
+        let Some(at) = self.attrs.iter().position(|(name, _)| name == attr) else {
+            return Err(AttrError::Missing {
+                op: self.op,
+                attr,
+                kind: A::KIND,
+            });
+        };
+        let (_, got) = self.attrs.remove(at);
+        A::from_value(&got).ok_or(AttrError::Value {
+            op: self.op,
+            attr,
+            got,
+            kind: A::KIND,
+        })
+    }
+}

@@ -4,187 +4,27 @@
 //! names the operand or attribute at fault. Dims are compared as written: `T` is not `C`, `4*T` is not `2*T`,
 //! because their run-time values are open.
 
-use crate::op::{OpRow, Place, TypeError};
+mod signature;
+
+pub use signature::Signature;
+pub(crate) use signature::names;
+
+use crate::op::TypeError;
 use crate::types::DType::{self, BF16, E4M3, F32 as DF32, I32};
 use crate::types::{Dim, F32, ScaleBlock, Type};
 
 type Inferred = Result<Vec<Type>, TypeError>;
 
-/// The operands of the op at hand, with what errors need.
-pub struct Signature<'a> {
-    row: &'static OpRow,
-    types: &'a [Type],
-}
-
-impl<'a> Signature<'a> {
-    /// Checks the number of operands and each operand's type by itself.
-    pub(crate) fn new(row: &'static OpRow, types: &'a [Type]) -> Result<Self, TypeError> {
-        let sig = Self { row, types };
-        let fits = match row.variadic {
-            None => types.len() == row.operands.len(),
-            Some(_) => types.len() > row.operands.len(),
-        };
-        if !fits {
-            let expected = match row.variadic {
-                None => format!(
-                    "{} operand(s): {}",
-                    row.operands.len(),
-                    row.operands.join(", ")
-                ),
-                Some(name) => format!(
-                    "at least {} operand(s), ending in one or more {name}",
-                    row.operands.len() + 1
-                ),
-            };
-            return Err(sig.fail(Place::Op, expected, format!("{}", types.len())));
-        }
-        for (i, ty) in types.iter().enumerate() {
-            ty.check().map_err(|why| sig.operand(i, why))?;
-        }
-        Ok(sig)
-    }
-
-    fn fail(&self, at: Place, expected: impl Into<String>, got: impl Into<String>) -> TypeError {
-        TypeError {
-            op: self.row.mnemonic,
-            at,
-            expected: expected.into(),
-            got: got.into(),
-        }
-    }
-
-    /// The error that operand `i` should have been something else.
-    fn operand(&self, i: usize, expected: impl Into<String>) -> TypeError {
-        self.fail(
-            Place::Operand(self.row.operand_name(i)),
-            expected,
-            self.types[i].to_string(),
-        )
-    }
-
-    fn attr(
-        &self,
-        name: &'static str,
-        expected: impl Into<String>,
-        got: impl ToString,
-    ) -> TypeError {
-        self.fail(Place::Attr(name), expected, got.to_string())
-    }
-
-    fn ty(&self, i: usize) -> &'a Type {
-        &self.types[i]
-    }
-
-    /// The shape of operand `i`, which must be unscaled, of that element type, with `N` axes, e.g. `bf16[T, D]`.
-    fn dims<const N: usize>(
-        &self,
-        i: usize,
-        dtype: DType,
-        form: &str,
-    ) -> Result<&'a [Dim; N], TypeError> {
-        let ty = self.ty(i);
-        match <&[Dim; N]>::try_from(ty.shape.as_slice()) {
-            Ok(dims) if ty.dtype == dtype && ty.scale.is_none() => Ok(dims),
-            _ => Err(self.operand(i, format!("{dtype}{form}"))),
-        }
-    }
-
-    /// Shape of operand `i` split before its last axis; it must be unscaled bf16.
-    fn bf16_rows(&self, i: usize, form: &str) -> Result<(&'a [Dim], &'a Dim), TypeError> {
-        let ty = self.ty(i);
-        match ty.shape.split_last() {
-            Some((last, rows)) if ty.dtype == BF16 => Ok((rows, last)),
-            _ => Err(self.operand(i, format!("bf16{form}"))),
-        }
-    }
-
-    /// Axis `axis` of operand `i`, which is called `name` in the signature, must have the extent `want`.
-    fn same(&self, i: usize, axis: usize, name: &str, want: &Dim) -> Result<(), TypeError> {
-        if self.ty(i).shape[axis] == *want {
-            return Ok(());
-        }
-        Err(self.operand(i, format!("{name} = {want} on axis {axis}")))
-    }
-
-    /// Axis `axis` of operand `i` must be a constant.
-    fn constant(&self, i: usize, axis: usize, name: &str) -> Result<u64, TypeError> {
-        self.ty(i).shape[axis]
-            .as_const()
-            .ok_or_else(|| self.operand(i, format!("a constant extent {name} on axis {axis}")))
-    }
-
-    fn finite(&self, name: &'static str, value: F32, at_least: f32) -> Result<(), TypeError> {
-        if value.get().is_finite() && value.get() >= at_least {
-            return Ok(());
-        }
-        Err(self.attr(
-            name,
-            format!("a finite number of at least {at_least}"),
-            value,
-        ))
-    }
-
-    fn times(&self, i: usize, dim: &Dim, k: u64) -> Result<Dim, TypeError> {
-        dim.times(k).ok_or_else(|| {
-            self.operand(
-                i,
-                format!("an extent whose product with {k} fits in 64 bits"),
-            )
-        })
-    }
-
-    fn matmul_attrs(&self, out: DType, promote: Option<u32>) -> Result<(), TypeError> {
-        if !matches!(out, BF16 | DF32) {
-            return Err(self.attr("out", "bf16 or f32", out));
-        }
-        match promote {
-            Some(promote) if !matches!(promote, 32 | 64 | 128) => {
-                Err(self.attr("promote", "32, 64 or 128", promote))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// `x` and `w` are both bf16, or block-scaled as activations and as weights.
-    fn matmul_operands(
-        &self,
-        x_rank: usize,
-        x_form: &str,
-        w_rank: usize,
-        w_form: &str,
-    ) -> Result<(), TypeError> {
-        let (x, w) = (self.ty(0), self.ty(1));
-        let x_ok = x.rank() == x_rank
-            && (x.dtype == BF16 || (x.dtype == E4M3 && x.scale == Some(ScaleBlock::ACTIVATION)));
-        if !x_ok {
-            let expected = format!(
-                "bf16{x_form} or e4m3{x_form}/f32[{}]",
-                ScaleBlock::ACTIVATION
-            );
-            return Err(self.operand(0, expected));
-        }
-        let w_scale = x.scale.map(|_| ScaleBlock::WEIGHT);
-        if w.rank() != w_rank || w.dtype != x.dtype || w.scale != w_scale {
-            let mut expected = format!("{}{w_form}", x.dtype);
-            if let Some(block) = w_scale {
-                expected += &format!("/f32[{block}]");
-            }
-            return Err(self.operand(1, expected + " to match `x`"));
-        }
-        Ok(())
-    }
-}
-
 pub(crate) fn gather(s: &Signature<'_>) -> Inferred {
-    let [_, d] = s.dims(0, BF16, "[N, D]")?;
-    let [r] = s.dims(1, I32, "[R]")?;
+    let [_, d] = s.dims(0)?;
+    let [r] = s.dims(1)?;
     Ok(vec![Type::new(BF16, [r, d])])
 }
 
 pub(crate) fn add(s: &Signature<'_>) -> Inferred {
     let a = s.ty(0);
     if !matches!(a.dtype, BF16 | DF32) {
-        return Err(s.operand(0, "bf16 or f32"));
+        return Err(s.operand(0, s.form(0)));
     }
     if s.ty(1) != a {
         return Err(s.operand(1, format!("{a}, the type of `{}`", s.row.operand_name(0))));
@@ -194,8 +34,8 @@ pub(crate) fn add(s: &Signature<'_>) -> Inferred {
 
 /// `w[D]` over the last axis of operand `x`.
 fn norm(s: &Signature<'_>, x: usize, w: usize, eps: F32) -> Result<Type, TypeError> {
-    let (_, d) = s.bf16_rows(x, "[.., D]")?;
-    let [_] = s.dims(w, BF16, "[D]")?;
+    let (_, d) = s.bf16_rows(x)?;
+    let [_] = s.dims(w)?;
     s.same(w, 0, "D", d)?;
     s.finite("eps", eps, 0.0)?;
     Ok(s.ty(x).clone())
@@ -214,7 +54,7 @@ pub(crate) fn rms_norm(s: &Signature<'_>, eps: F32) -> Inferred {
 }
 
 pub(crate) fn quantize(s: &Signature<'_>) -> Inferred {
-    s.bf16_rows(0, "[.., K]")?;
+    s.bf16_rows(0)?;
     Ok(vec![quantized(s.ty(0))])
 }
 
@@ -228,16 +68,15 @@ pub(crate) fn dequantize(s: &Signature<'_>) -> Inferred {
 
 pub(crate) fn matmul(s: &Signature<'_>, out: DType, promote: u32) -> Inferred {
     s.matmul_attrs(out, Some(promote))?;
-    s.matmul_operands(2, "[M, K]", 2, "[N, K]")?;
+    s.matmul_operands(2, 2)?;
     let (x, w) = (&s.ty(0).shape, &s.ty(1).shape);
-    s.same(1, 1, "K", &x[1])?;
     Ok(vec![Type::new(out, [&x[0], &w[0]])])
 }
 
 pub(crate) fn batched_matmul(s: &Signature<'_>, out: DType) -> Inferred {
     s.matmul_attrs(out, None)?;
-    let [m, h, k] = s.dims(0, BF16, "[M, H, K]")?;
-    let [_, n, _] = s.dims(1, BF16, "[H, N, K]")?;
+    let [m, h, k] = s.dims(0)?;
+    let [_, n, _] = s.dims(1)?;
     s.same(1, 0, "H", h)?;
     s.same(1, 2, "K", k)?;
     Ok(vec![Type::new(out, [m, h, n])])
@@ -245,17 +84,16 @@ pub(crate) fn batched_matmul(s: &Signature<'_>, out: DType) -> Inferred {
 
 pub(crate) fn grouped_matmul(s: &Signature<'_>, out: DType, promote: u32) -> Inferred {
     s.matmul_attrs(out, Some(promote))?;
-    s.matmul_operands(2, "[R, K]", 3, "[E, N, K]")?;
+    s.matmul_operands(2, 3)?;
     let (x, w) = (&s.ty(0).shape, &s.ty(1).shape);
-    s.same(1, 2, "K", &x[1])?;
     let experts = s.constant(1, 0, "E")?;
-    let [_] = s.dims(2, I32, "[E + 1]")?;
+    let [_] = s.dims(2)?;
     s.same(2, 0, "E + 1", &Dim::Const(experts.saturating_add(1)))?;
     Ok(vec![Type::new(out, [&x[0], &w[1]])])
 }
 
 pub(crate) fn swiglu(s: &Signature<'_>) -> Inferred {
-    let (rows, _) = s.bf16_rows(0, "[.., 2*I]")?;
+    let (rows, _) = s.bf16_rows(0)?;
     let width = s.constant(0, rows.len(), "2*I")?;
     if !width.is_multiple_of(2) {
         return Err(s.operand(0, "an even last axis: gate, then up"));
@@ -277,9 +115,9 @@ fn check_rope(
     table: usize,
     start: u64,
 ) -> Result<(), TypeError> {
-    let [_] = s.dims(positions, I32, "[T]")?;
+    let [_] = s.dims(positions)?;
     s.same(positions, 0, "T", t)?;
-    let [_, _, _] = s.dims(table, DF32, "[P, dr/2, 2]")?;
+    let [_, _, _] = s.dims(table)?;
     s.same(table, 2, "(cos, sin)", &Dim::Const(2))?;
     let half = s.constant(table, 1, "dr/2")?;
     let end = half.checked_mul(2).and_then(|dr| dr.checked_add(start));
@@ -298,7 +136,7 @@ fn check_rope(
 pub(crate) fn rope(s: &Signature<'_>, start: u64) -> Inferred {
     let x = s.ty(0);
     if x.dtype != BF16 || !matches!(x.rank(), 2 | 3) {
-        return Err(s.operand(0, "bf16[T, D] or bf16[T, H, D]"));
+        return Err(s.operand(0, s.form(0)));
     }
     let width = s.constant(0, x.rank() - 1, "D")?;
     check_rope(s, &x.shape[0], width, 1, 2, start)?;
@@ -418,7 +256,8 @@ fn elements(shape: &[Dim]) -> Option<(u64, Vec<&str>)> {
 pub(crate) fn reshape(s: &Signature<'_>, shape: &[Dim]) -> Inferred {
     let x = s.ty(0);
     let to = x.with_shape(shape.to_vec());
-    to.check().map_err(|why| s.attr("shape", why, &to))?;
+    to.check()
+        .map_err(|why| s.attr("shape", format!("a well-formed type ({why})"), &to))?;
     let (before, after) = (elements(&x.shape), elements(shape));
     if before.is_none() || before != after {
         return Err(s.attr("shape", format!("as many elements as {x}"), &to));
@@ -455,31 +294,31 @@ pub(crate) fn reshape(s: &Signature<'_>, shape: &[Dim]) -> Inferred {
 }
 
 pub(crate) fn cache_write(s: &Signature<'_>) -> Inferred {
-    let [_, d] = s.dims(0, BF16, "[C, D]")?;
-    let [t, _] = s.dims(1, BF16, "[T, D]")?;
+    let [_, d] = s.dims(0)?;
+    let [t, _] = s.dims(1)?;
     s.same(1, 1, "D", d)?;
-    let [_] = s.dims(2, I32, "[T]")?;
+    let [_] = s.dims(2)?;
     s.same(2, 0, "T", t)?;
     Ok(vec![s.ty(0).clone()])
 }
 
 pub(crate) fn attention(s: &Signature<'_>, scale: F32) -> Inferred {
-    let [t, h, dk] = s.dims(0, BF16, "[T, H, dk]")?;
-    let [_, _, dr] = s.dims(1, BF16, "[T, H, dr]")?;
+    let [t, h, dk] = s.dims(0)?;
+    let [_, _, dr] = s.dims(1)?;
     s.same(1, 0, "T", t)?;
     s.same(1, 1, "H", h)?;
-    let [c, hk, _] = s.dims(2, BF16, "[C, Hk, dk]")?;
+    let [c, hk, _] = s.dims(2)?;
     if hk != h && *hk != Dim::Const(1) {
         return Err(s.operand(2, format!("{h} heads, or one, on axis 1")));
     }
     s.same(2, 2, "dk", dk)?;
-    let [_, _] = s.dims(3, BF16, "[C, dr]")?;
+    let [_, _] = s.dims(3)?;
     s.same(3, 0, "C", c)?;
     s.same(3, 1, "dr", dr)?;
-    let [_, _, dv] = s.dims(4, BF16, "[C, Hk, dv]")?;
+    let [_, _, dv] = s.dims(4)?;
     s.same(4, 0, "C", c)?;
     s.same(4, 1, "Hk", hk)?;
-    let [_] = s.dims(5, I32, "[T]")?;
+    let [_] = s.dims(5)?;
     s.same(5, 0, "T", t)?;
     s.finite("scale", scale, f32::MIN)?;
     Ok(vec![Type::new(BF16, [t, h, dv])])
@@ -492,9 +331,9 @@ pub(crate) fn route(
     topk_group: u32,
     scaling: F32,
 ) -> Inferred {
-    let [t, e] = s.dims(0, DF32, "[T, E]")?;
+    let [t, e] = s.dims(0)?;
     let experts = s.constant(0, 1, "E")?;
-    let [_] = s.dims(1, DF32, "[E]")?;
+    let [_] = s.dims(1)?;
     s.same(1, 0, "E", e)?;
     let groups = u64::from(n_group);
     // A group's score is the sum of its two largest, so it has at least two.
@@ -529,9 +368,9 @@ pub(crate) fn dispatch(s: &Signature<'_>, n_experts: u32) -> Inferred {
     );
     let [t, d] = match x.shape.as_slice() {
         [t, d] if scale_ok => [t, d],
-        _ => return Err(s.operand(0, "bf16[T, D] or e4m3[T, D]/f32[1x128]")),
+        _ => return Err(s.operand(0, s.form(0))),
     };
-    let [_, _] = s.dims(1, I32, "[T, k]")?;
+    let [_, _] = s.dims(1)?;
     s.same(1, 0, "T", t)?;
     let k = s.constant(1, 1, "k")?;
     if u64::from(n_experts) < k {
@@ -550,20 +389,20 @@ pub(crate) fn dispatch(s: &Signature<'_>, n_experts: u32) -> Inferred {
 }
 
 pub(crate) fn combine(s: &Signature<'_>) -> Inferred {
-    let [_, d] = s.dims(0, BF16, "[k*T, D]")?;
-    let [t, k] = s.dims(1, I32, "[T, k]")?;
+    let [_, d] = s.dims(0)?;
+    let [t, k] = s.dims(1)?;
     let rows = s.times(1, t, s.constant(1, 1, "k")?)?;
     s.same(0, 0, "k*T", &rows)?;
-    let [_, _] = s.dims(2, DF32, "[T, k]")?;
+    let [_, _] = s.dims(2)?;
     s.same(2, 0, "T", t)?;
     s.same(2, 1, "k", k)?;
     Ok(vec![Type::new(BF16, [t, d])])
 }
 
 pub(crate) fn sample(s: &Signature<'_>) -> Inferred {
-    let [r, _] = s.dims(0, DF32, "[R, V]")?;
+    let [r, _] = s.dims(0)?;
     for i in 1..4 {
-        let [_] = s.dims(i, DF32, "[R]")?;
+        let [_] = s.dims(i)?;
         s.same(i, 0, "R", r)?;
     }
     Ok(vec![Type::new(I32, [r])])
@@ -576,7 +415,7 @@ pub(crate) fn rms_norm_quantize(s: &Signature<'_>, eps: F32) -> Inferred {
 }
 
 pub(crate) fn add_rms_norm(s: &Signature<'_>, eps: F32) -> Inferred {
-    s.bf16_rows(0, "[.., D]")?;
+    s.bf16_rows(0)?;
     add(s)?;
     let y = norm(s, 0, 2, eps)?;
     Ok(vec![y.clone(), y])
@@ -593,11 +432,11 @@ pub(crate) fn swiglu_quantize(s: &Signature<'_>) -> Inferred {
 }
 
 pub(crate) fn mla_cache_write(s: &Signature<'_>, eps: F32) -> Inferred {
-    let [_, d] = s.dims(0, BF16, "[C, dc + dr]")?;
-    let [t, _] = s.dims(1, BF16, "[T, dc + dr]")?;
+    let [_, d] = s.dims(0)?;
+    let [t, _] = s.dims(1)?;
     s.same(1, 1, "dc + dr", d)?;
     let width = s.constant(1, 1, "dc + dr")?;
-    let [_] = s.dims(2, BF16, "[dc]")?;
+    let [_] = s.dims(2)?;
     let latent = s.constant(2, 0, "dc")?;
     if latent >= width {
         return Err(s.operand(

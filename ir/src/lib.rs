@@ -6,6 +6,7 @@
 //! graph becomes: launches of generated kernels over buffers.
 
 pub mod attr;
+pub mod docs;
 pub mod eval;
 mod expand;
 pub mod graph;

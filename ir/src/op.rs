@@ -1,14 +1,14 @@
 //! The op table: one row for each op, from which printing, parsing, inference, verification and docs start.
 //!
-//! A row gives the doc, the mnemonic, operands (`; xs` for any number), typed attributes, results, and the
-//! inference rule in [`crate::infer`]. Rows marked `fused` are defined by their expansion into plain ops
+//! A row gives the doc, the mnemonic, operands with the form of their types (`; xs` for any number), typed
+//! attributes, results, and the inference rule in [`crate::infer`]. Rows marked `fused` are defined by their expansion into plain ops
 //! ([`Op::expand`](crate::expand)). To add an op: a row here, its rule in `infer.rs`, its meaning in `eval/`.
 
 use std::fmt;
 
 use thiserror::Error;
 
-use crate::attr::{Attr, AttrKind, AttrValue};
+use crate::attr::{Attr, AttrError, AttrKind, AttrReader, AttrValue};
 use crate::infer::{self, Signature};
 use crate::types::{DType, Dim, F32, Name, Type};
 
@@ -19,17 +19,32 @@ pub struct OpRow {
     pub mnemonic: &'static str,
     /// What it computes; first line is a summary.
     pub doc: &'static str,
-    /// Names of the fixed operands.
-    pub operands: &'static [&'static str],
-    /// Name of the operand that may repeat, after the fixed ones.
-    pub variadic: Option<&'static str>,
+    /// The fixed operands.
+    pub operands: &'static [ValueDecl],
+    /// The operand that may repeat, after the fixed ones.
+    pub variadic: Option<ValueDecl>,
     /// Attributes in the order of the text form.
     pub attrs: &'static [AttrDecl],
-    /// Names of the results.
-    pub results: &'static [&'static str],
+    /// The results.
+    pub results: &'static [ValueDecl],
     /// Whether it is defined by its expansion into plain ops.
     pub fused: bool,
     build: fn(&mut AttrReader<'_>) -> Result<Op, AttrError>,
+}
+
+/// One operand or result of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ValueDecl {
+    /// Name, for errors and docs.
+    pub name: &'static str,
+    /// Its type, with a letter for each extent that the op does not fix: `bf16[N, D]`; `..` stands for any axes.
+    pub form: &'static str,
+}
+
+impl fmt::Display for ValueDecl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// One attribute of a row.
@@ -41,66 +56,6 @@ pub struct AttrDecl {
     pub kind: AttrKind,
     /// What it means.
     pub doc: &'static str,
-}
-
-/// An attribute list that does not fit its op.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum AttrError {
-    /// One is missing.
-    #[error("`{op}` needs the attribute `{attr}` ({kind})")]
-    Missing {
-        /// The op.
-        op: &'static str,
-        /// The attribute.
-        attr: &'static str,
-        /// Its kind.
-        kind: AttrKind,
-    },
-    /// Of the wrong kind, or too large for its field.
-    #[error("attribute `{attr}` of `{op}` cannot be {got}; expected {kind}")]
-    Value {
-        /// The op.
-        op: &'static str,
-        /// The attribute.
-        attr: &'static str,
-        /// What was given.
-        got: AttrValue,
-        /// Its kind.
-        kind: AttrKind,
-    },
-    /// The op has no such attribute, or it is given twice.
-    #[error("`{op}` has no further attribute `{attr}`")]
-    Unknown {
-        /// The op.
-        op: &'static str,
-        /// The attribute.
-        attr: Name,
-    },
-}
-
-/// Attributes by name, taken one by one while an op is built.
-pub struct AttrReader<'a> {
-    op: &'static str,
-    attrs: &'a mut Vec<(Name, AttrValue)>,
-}
-
-impl AttrReader<'_> {
-    fn take<A: Attr>(&mut self, attr: &'static str) -> Result<A, AttrError> {
-        let Some(at) = self.attrs.iter().position(|(name, _)| name == attr) else {
-            return Err(AttrError::Missing {
-                op: self.op,
-                attr,
-                kind: A::KIND,
-            });
-        };
-        let (_, got) = self.attrs.remove(at);
-        A::from_value(&got).ok_or(AttrError::Value {
-            op: self.op,
-            attr,
-            got,
-            kind: A::KIND,
-        })
-    }
 }
 
 impl OpRow {
@@ -132,8 +87,8 @@ impl OpRow {
     #[must_use]
     pub fn operand_name(&self, index: usize) -> String {
         match (self.operands.get(index), self.variadic) {
-            (Some(name), _) => (*name).to_owned(),
-            (None, Some(name)) => format!("{name}[{}]", index - self.operands.len()),
+            (Some(decl), _) => decl.name.to_owned(),
+            (None, Some(decl)) => format!("{decl}[{}]", index - self.operands.len()),
             (None, None) => format!("#{index}"),
         }
     }
@@ -143,9 +98,9 @@ macro_rules! op_table {
     (
         $(
             $(#[doc = $doc:literal])+
-            $mnemonic:literal $variant:ident ( $($operand:ident),* $(; $variadic:ident)? )
+            $mnemonic:literal $variant:ident ( $($operand:ident : $form:literal),* $(; $variadic:ident : $variadic_form:literal)? )
             $( { $( $(#[doc = $attr_doc:literal])+ $attr:ident : $attr_ty:ty ),* $(,)? } )?
-            -> ( $($result:ident),+ ) $($fused:ident)? = $infer:ident ( $($arg:expr),* );
+            -> ( $($result:ident : $result_form:literal),+ ) $($fused:ident)? = $infer:ident ( $($arg:expr),* );
         )*
     ) => {
         /// An op with its attributes. Leaves (`Input`, `Param`, `State`) have no operands and name what they stand for.
@@ -177,14 +132,14 @@ macro_rules! op_table {
             $( OpRow {
                 mnemonic: $mnemonic,
                 doc: concat!($($doc, "\n"),+),
-                operands: &[ $(stringify!($operand)),* ],
-                variadic: op_table!(@option $($variadic)?),
+                operands: &[ $(ValueDecl { name: stringify!($operand), form: $form }),* ],
+                variadic: op_table!(@option $($variadic $variadic_form)?),
                 attrs: &[ $($( AttrDecl {
                     name: stringify!($attr),
                     kind: <$attr_ty as Attr>::KIND,
                     doc: concat!($($attr_doc),+),
                 } ),*)? ],
-                results: &[ $(stringify!($result)),+ ],
+                results: &[ $(ValueDecl { name: stringify!($result), form: $result_form }),+ ],
                 fused: op_table!(@flag $($fused)?),
                 build: |_reader| Ok(Op::$variant { $($( $attr: _reader.take(stringify!($attr))? ),*)? }),
             } ),*
@@ -246,7 +201,7 @@ macro_rules! op_table {
         }
     };
     (@option) => { None };
-    (@option $name:ident) => { Some(stringify!($name)) };
+    (@option $name:ident $form:literal) => { Some(ValueDecl { name: stringify!($name), form: $form }) };
     (@flag) => { false };
     (@flag fused) => { true };
 }
@@ -255,113 +210,126 @@ op_table! {
     /// Selects rows of a table: an embedding lookup, or the rows that need logits.
     ///
     /// `out[r, :] = table[index[r], :]`
-    "gather" Gather(table, index) -> (out) = gather();
+    "gather" Gather(table: "bf16[N, D]", index: "i32[R]") -> (out: "bf16[R, D]") = gather();
 
     /// Elementwise sum, computed in f32 and rounded once.
-    "add" Add(a, b) -> (out) = add();
+    "add" Add(a: "bf16[..] or f32[..]", b: "bf16[..] or f32[..]") -> (out: "bf16[..] or f32[..]") = add();
 
     /// Root-mean-square normalisation of the last axis.
     ///
     /// `out = x * rsqrt(mean(x^2) + eps) * w` in f32, rounded once.
-    "rms_norm" RmsNorm(x, w) {
+    "rms_norm" RmsNorm(x: "bf16[.., D]", w: "bf16[D]") {
         /// Added to the mean of squares.
         eps: F32,
-    } -> (out) = rms_norm(*eps);
+    } -> (out: "bf16[.., D]") = rms_norm(*eps);
 
-    /// Quantises the last axis to E4M3 in groups of 128 (spec section 6.1).
+    /// Quantises the last axis to E4M3 in groups of 128.
     ///
     /// `amax = max(max |x|, 1e-4)` over the group, `s = amax / 448`, `q = e4m3(x / s)`: true divisions, nearest
     /// even, saturating. The last group may be partial.
-    "quantize" Quantize(x) -> (out) = quantize();
+    "quantize" Quantize(x: "bf16[.., K]") -> (out: "e4m3[.., K]/f32[1x128]") = quantize();
 
     /// Code times scale in f32, rounded to bf16.
-    "dequantize" Dequantize(x) -> (out) = dequantize();
+    "dequantize" Dequantize(x: "e4m3[.., N, K]/f32[1x128] or e4m3[.., N, K]/f32[128x128]") -> (out: "bf16[.., N, K]") = dequantize();
 
     /// Matrix product `out[m, n] = sum_k x[m, k] * w[n, k]`.
     ///
-    /// Block-scaled operands (`x` 1x128, `w` 128x128) accumulate as spec section 6.4 says, bit for bit. bf16
-    /// operands accumulate in f32 in an order that is not defined.
-    "matmul" Matmul(x, w) {
+    /// Block-scaled operands are defined bit for bit: for each `promote` of K in turn, the tensor core sums the
+    /// products of codes into `p`, from zero and with its own truncation, then `acc = fma(s, p, acc)` in f32 where
+    /// `s` is the f32 product of the two scales; `acc` is rounded to `out` at the end. bf16 operands accumulate in
+    /// f32 in an order that is not defined.
+    "matmul" Matmul(x: "bf16[M, K] or e4m3[M, K]/f32[1x128]", w: "bf16[N, K] or e4m3[N, K]/f32[128x128]") {
         /// `bf16` or `f32`.
         out: DType,
         /// Products summed by the tensor core before they are added to the f32 accumulator: 32, 64 or 128. Of
         /// no effect on bf16 operands.
         promote: u32,
-    } -> (out) = matmul(*out, *promote);
+    } -> (out: "out[M, N]") = matmul(*out, *promote);
 
     /// One matrix product for each head: `out[m, h, n] = sum_k x[m, h, k] * w[h, n, k]`, f32 accumulation.
-    "batched_matmul" BatchedMatmul(x, w) {
+    "batched_matmul" BatchedMatmul(x: "bf16[M, H, K]", w: "bf16[H, N, K]") {
         /// `bf16` or `f32`.
         out: DType,
-    } -> (out) = batched_matmul(*out);
+    } -> (out: "out[M, H, N]") = batched_matmul(*out);
 
     /// One matrix product for each expert over its rows of `x`.
     ///
     /// `out[r, n] = sum_k x[r, k] * w[e, n, k]` for the `e` with `offsets[e] <= r < offsets[e + 1]`; numerics of
     /// `matmul`.
-    "grouped_matmul" GroupedMatmul(x, w, offsets) {
+    "grouped_matmul" GroupedMatmul(
+        x: "bf16[R, K] or e4m3[R, K]/f32[1x128]",
+        w: "bf16[E, N, K] or e4m3[E, N, K]/f32[128x128]",
+        offsets: "i32[E + 1]"
+    ) {
         /// `bf16` or `f32`.
         out: DType,
         /// As for `matmul`.
         promote: u32,
-    } -> (out) = grouped_matmul(*out, *promote);
+    } -> (out: "out[R, N]") = grouped_matmul(*out, *promote);
 
     /// Gated activation: `out = silu(gate) * up` in f32, rounded once.
     ///
     /// The left half of the last axis is the gate, the right half is up.
-    "swiglu" Swiglu(x) -> (out) = swiglu();
+    "swiglu" Swiglu(x: "bf16[.., 2*I]") -> (out: "bf16[.., I]") = swiglu();
 
     /// Rotary embedding of some channels of the last axis.
     ///
     /// Channels `start..start + dr` are pairs `(2i, 2i+1)` rotated by `table[positions[t], i] = (cos, sin)` in
     /// f32 and rounded once; the others are copied. `dr` is twice the table's middle axis.
-    "rope" Rope(x, positions, table) {
+    "rope" Rope(x: "bf16[T, D] or bf16[T, H, D]", positions: "i32[T]", table: "f32[P, dr/2, 2]") {
         /// First rotated channel.
         start: u64,
-    } -> (out) = rope(*start);
+    } -> (out: "bf16[T, D] or bf16[T, H, D]") = rope(*start);
 
     /// A contiguous part of one axis.
-    "slice" Slice(x) {
+    "slice" Slice(x: "any") {
         /// The axis, outermost is 0; its extent is constant.
         axis: usize,
         /// First index taken.
         start: u64,
         /// Indices taken.
         len: u64,
-    } -> (out) = slice(*axis, *start, *len);
+    } -> (out: "any") = slice(*axis, *start, *len);
 
     /// Joins values along one axis.
-    "concat" Concat(; xs) {
+    "concat" Concat(; xs: "any") {
         /// The axis, outermost is 0.
         axis: usize,
-    } -> (out) = concat(*axis);
+    } -> (out: "any") = concat(*axis);
 
     /// The same elements, in row-major order, under another shape.
-    "reshape" Reshape(x) {
+    "reshape" Reshape(x: "any") {
         /// The shape of the result.
         shape: Vec<Dim>,
-    } -> (out) = reshape(shape);
+    } -> (out: "any") = reshape(shape);
 
     /// Writes this step's rows into a cache: the result is `cache` with row `positions[t]` replaced by `x[t]`.
-    "cache_write" CacheWrite(cache, x, positions) -> (out) = cache_write();
+    "cache_write" CacheWrite(cache: "bf16[C, D]", x: "bf16[T, D]", positions: "i32[T]") -> (out: "bf16[C, D]") = cache_write();
 
     /// Causal attention with a rotated key part that all heads share.
     ///
     /// `score[t, h, j] = scale * (q[t, h] . k[j, hk] + q_rope[t, h] . k_rope[j])` in f32; key `j` is visible to
     /// query `t` iff `j <= positions[t]`; softmax in f32; probabilities are rounded to bf16 before they multiply
     /// `v`. `hk` is `h`, or 0 when there is one key head (absorbed MLA, where `k = v =` the latent).
-    "attention" Attention(q, q_rope, k, k_rope, v, positions) {
+    "attention" Attention(
+        q: "bf16[T, H, dk]",
+        q_rope: "bf16[T, H, dr]",
+        k: "bf16[C, Hk, dk]",
+        k_rope: "bf16[C, dr]",
+        v: "bf16[C, Hk, dv]",
+        positions: "i32[T]"
+    ) {
         /// Factor on the scores.
         scale: F32,
-    } -> (out) = attention(*scale);
+    } -> (out: "bf16[T, H, dv]") = attention(*scale);
 
-    /// Chooses experts by sigmoid scores within the best groups (spec section 1.6).
+    /// Chooses experts by sigmoid scores within the best groups.
     ///
     /// `s = sigmoid(logits)`, `z = s + bias` in f32. Experts form `n_group` groups of neighbours; a group's score
     /// is the sum of its two largest `z`; `z` outside of the `topk_group` best groups becomes minus infinity.
     /// Experts come in descending order of `z`, ties by lowest index. Weights are `s` at those, divided by their
     /// sum (slot order, starting from 1e-20) if `normalize`, times `scaling`.
-    "route" Route(logits, bias) {
+    "route" Route(logits: "f32[T, E]", bias: "f32[E]") {
         /// Experts a token.
         top_k: u32,
         /// Groups of neighbouring experts.
@@ -372,21 +340,25 @@ op_table! {
         scaling: F32,
         /// Whether weights are divided by their sum.
         normalize: bool,
-    } -> (experts, weights) = route(*top_k, *n_group, *topk_group, *scaling);
+    } -> (experts: "i32[T, k]", weights: "f32[T, k]") = route(*top_k, *n_group, *topk_group, *scaling);
 
     /// Copies each token's row once for each of its experts, grouped by expert.
     ///
     /// Expert `e` owns `rows[offsets[e]..offsets[e + 1]]`, in ascending order of the flat (token, slot) index,
     /// without padding. `slots[t, s]` is the row of token `t` in slot `s`.
-    "dispatch" Dispatch(x, experts) {
+    "dispatch" Dispatch(x: "bf16[T, D] or e4m3[T, D]/f32[1x128]", experts: "i32[T, k]") {
         /// Number of experts.
         n_experts: u32,
-    } -> (rows, offsets, slots) = dispatch(*n_experts);
+    } -> (
+        rows: "bf16[k*T, D] or e4m3[k*T, D]/f32[1x128]",
+        offsets: "i32[E + 1]",
+        slots: "i32[T, k]"
+    ) = dispatch(*n_experts);
 
     /// Weighted sum of each token's expert rows.
     ///
     /// `out[t] = sum_s weights[t, s] * y[slots[t, s]]`, f32 fused multiply-adds in slot order from 0, rounded once.
-    "combine" Combine(y, slots, weights) -> (out) = combine();
+    "combine" Combine(y: "bf16[k*T, D]", slots: "i32[T, k]", weights: "f32[T, k]") -> (out: "bf16[T, D]") = combine();
 
     /// Draws a token for each row.
     ///
@@ -394,38 +366,44 @@ op_table! {
     /// nucleus keeps every `i` for which the mass of strictly larger logits is below `top_p` times the total, so
     /// ties are all kept; the result is the lowest `i` whose cumulative kept mass, in index order, exceeds
     /// `uniform` times the kept mass.
-    "sample" Sample(logits, temperature, top_p, uniform) -> (token) = sample();
+    "sample" Sample(logits: "f32[R, V]", temperature: "f32[R]", top_p: "f32[R]", uniform: "f32[R]") -> (token: "i32[R]") = sample();
 
     /// `y = rms_norm(x, w); q = quantize(y)`
-    "rms_norm_quantize" RmsNormQuantize(x, w) {
+    "rms_norm_quantize" RmsNormQuantize(x: "bf16[.., D]", w: "bf16[D]") {
         /// As for `rms_norm`.
         eps: F32,
-    } -> (y, q) fused = rms_norm_quantize(*eps);
+    } -> (y: "bf16[.., D]", q: "e4m3[.., D]/f32[1x128]") fused = rms_norm_quantize(*eps);
 
     /// `sum = add(x, r); y = rms_norm(sum, w)`
-    "add_rms_norm" AddRmsNorm(x, r, w) {
+    "add_rms_norm" AddRmsNorm(x: "bf16[.., D]", r: "bf16[.., D]", w: "bf16[D]") {
         /// As for `rms_norm`.
         eps: F32,
-    } -> (sum, y) fused = add_rms_norm(*eps);
+    } -> (sum: "bf16[.., D]", y: "bf16[.., D]") fused = add_rms_norm(*eps);
 
     /// `sum = add(x, r); y = rms_norm(sum, w); q = quantize(y)`
-    "add_rms_norm_quantize" AddRmsNormQuantize(x, r, w) {
+    "add_rms_norm_quantize" AddRmsNormQuantize(x: "bf16[.., D]", r: "bf16[.., D]", w: "bf16[D]") {
         /// As for `rms_norm`.
         eps: F32,
-    } -> (sum, y, q) fused = add_rms_norm_quantize(*eps);
+    } -> (sum: "bf16[.., D]", y: "bf16[.., D]", q: "e4m3[.., D]/f32[1x128]") fused = add_rms_norm_quantize(*eps);
 
     /// `q = quantize(swiglu(x))`
-    "swiglu_quantize" SwigluQuantize(x) -> (q) fused = swiglu_quantize();
+    "swiglu_quantize" SwigluQuantize(x: "bf16[.., 2*I]") -> (q: "e4m3[.., I]/f32[1x128]") fused = swiglu_quantize();
 
     /// Normalises, rotates and caches the compressed key-value row of MLA.
     ///
     /// With `dc` the length of `w`: `latent = rms_norm(slice(kv, 0, dc), w)`,
     /// `row = rope(concat(latent, slice(kv, dc..)), positions, table) {start = dc}`,
     /// `out = cache_write(cache, row, positions)`.
-    "mla_cache_write" MlaCacheWrite(cache, kv, w, positions, table) {
+    "mla_cache_write" MlaCacheWrite(
+        cache: "bf16[C, dc + dr]",
+        kv: "bf16[T, dc + dr]",
+        w: "bf16[dc]",
+        positions: "i32[T]",
+        table: "f32[P, dr/2, 2]"
+    ) {
         /// Of the norm of the latent.
         eps: F32,
-    } -> (out) fused = mla_cache_write(*eps);
+    } -> (out: "bf16[C, dc + dr]") fused = mla_cache_write(*eps);
 }
 
 impl Op {

@@ -143,11 +143,11 @@ impl Parser<'_> {
     }
 
     fn dtype(&mut self) -> Result<DType, ParseError> {
-        if let Token::Word(word) = self.lex.peek() {
-            if let Some(dtype) = DType::from_keyword(word) {
-                self.lex.advance()?;
-                return Ok(dtype);
-            }
+        if let Token::Word(word) = self.lex.peek()
+            && let Some(dtype) = DType::from_keyword(word)
+        {
+            self.lex.advance()?;
+            return Ok(dtype);
         }
         Err(self.lex.expected("an element type (f32, bf16, e4m3, i32)"))
     }

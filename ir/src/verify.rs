@@ -151,12 +151,12 @@ impl Verifier<'_> {
         }
         let mut bytes = ty.dtype.bytes();
         for dim in &ty.shape {
-            if let Dim::Sym { name, .. } = dim {
-                if self.module.dim(name).is_none() {
-                    return Some(format!(
-                        "dim `{name}` is not declared; write `dim {name}: min..=max`"
-                    ));
-                }
+            if let Dim::Sym { name, .. } = dim
+                && self.module.dim(name).is_none()
+            {
+                return Some(format!(
+                    "dim `{name}` is not declared; write `dim {name}: min..=max`"
+                ));
             }
             let extent = dim.resolve(|name| self.module.dim(name).map(|d| d.max));
             let product = extent

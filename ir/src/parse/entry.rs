@@ -6,6 +6,7 @@ use super::lex::{Pos, Token};
 use super::{ParseError, Parser};
 use crate::attr::{AttrKind, AttrValue};
 use crate::graph::{Graph, SourceLoc, ValueId};
+use crate::infer::names;
 use crate::module::Module;
 use crate::op::OpRow;
 use crate::types::{F32, Name, Type};
@@ -153,7 +154,7 @@ impl Parser<'_> {
                 "`{}` has {} results ({})",
                 row.mnemonic,
                 results.len(),
-                row.results.join(", ")
+                names(row.results)
             );
             return Err(self.lex.error(numbers[0].1, message));
         }

@@ -1,0 +1,203 @@
+//! The operands of one op during inference, and the errors that name them.
+
+use crate::op::{OpRow, Place, TypeError, ValueDecl};
+use crate::types::DType::{self, BF16, E4M3, F32 as DF32};
+use crate::types::{Dim, F32, ScaleBlock, Type};
+
+/// The operands of the op at hand, with what errors need.
+pub struct Signature<'a> {
+    pub(super) row: &'static OpRow,
+    pub(super) types: &'a [Type],
+}
+
+impl<'a> Signature<'a> {
+    /// Checks the number of operands and each operand's type by itself.
+    pub(crate) fn new(row: &'static OpRow, types: &'a [Type]) -> Result<Self, TypeError> {
+        let sig = Self { row, types };
+        let fits = match row.variadic {
+            None => types.len() == row.operands.len(),
+            Some(_) => types.len() > row.operands.len(),
+        };
+        if !fits {
+            let expected = match row.variadic {
+                None => format!("{} operand(s): {}", row.operands.len(), names(row.operands)),
+                Some(name) => format!(
+                    "at least {} operand(s), ending in one or more {name}",
+                    row.operands.len() + 1
+                ),
+            };
+            return Err(sig.fail(Place::Op, expected, format!("{}", types.len())));
+        }
+        for (i, ty) in types.iter().enumerate() {
+            ty.check()
+                .map_err(|why| sig.operand(i, format!("a well-formed type ({why})")))?;
+        }
+        Ok(sig)
+    }
+
+    pub(super) fn fail(
+        &self,
+        at: Place,
+        expected: impl Into<String>,
+        got: impl Into<String>,
+    ) -> TypeError {
+        TypeError {
+            op: self.row.mnemonic,
+            at,
+            expected: expected.into(),
+            got: got.into(),
+        }
+    }
+
+    /// The error that operand `i` should have been something else.
+    pub(super) fn operand(&self, i: usize, expected: impl Into<String>) -> TypeError {
+        self.fail(
+            Place::Operand(self.row.operand_name(i)),
+            expected,
+            self.types[i].to_string(),
+        )
+    }
+
+    pub(super) fn attr(
+        &self,
+        name: &'static str,
+        expected: impl Into<String>,
+        got: impl ToString,
+    ) -> TypeError {
+        self.fail(Place::Attr(name), expected, got.to_string())
+    }
+
+    pub(super) fn ty(&self, i: usize) -> &'a Type {
+        &self.types[i]
+    }
+
+    /// The type of operand `i` as the table writes it.
+    pub(super) fn form(&self, i: usize) -> &'static str {
+        self.row
+            .operands
+            .get(i)
+            .copied()
+            .or(self.row.variadic)
+            .map_or("any", |decl| decl.form)
+    }
+
+    /// The shape of operand `i`, which must be unscaled, with `N` axes and the element type of its form.
+    pub(super) fn dims<const N: usize>(&self, i: usize) -> Result<&'a [Dim; N], TypeError> {
+        let (ty, form) = (self.ty(i), self.form(i));
+        let same_dtype = form
+            .strip_prefix(ty.dtype.keyword())
+            .is_some_and(|rest| rest.starts_with('['));
+        match <&[Dim; N]>::try_from(ty.shape.as_slice()) {
+            Ok(dims) if same_dtype && ty.scale.is_none() => Ok(dims),
+            _ => Err(self.operand(i, form)),
+        }
+    }
+
+    /// Shape of operand `i` split before its last axis; it must be bf16.
+    pub(super) fn bf16_rows(&self, i: usize) -> Result<(&'a [Dim], &'a Dim), TypeError> {
+        let ty = self.ty(i);
+        match ty.shape.split_last() {
+            Some((last, rows)) if ty.dtype == BF16 => Ok((rows, last)),
+            _ => Err(self.operand(i, self.form(i))),
+        }
+    }
+
+    /// Axis `axis` of operand `i`, which is called `name` in the signature, must have the extent `want`.
+    pub(super) fn same(
+        &self,
+        i: usize,
+        axis: usize,
+        name: &str,
+        want: &Dim,
+    ) -> Result<(), TypeError> {
+        if self.ty(i).shape[axis] == *want {
+            return Ok(());
+        }
+        let want = want.to_string();
+        let extent = if want == name {
+            want
+        } else {
+            format!("{name} = {want}")
+        };
+        Err(self.operand(i, format!("{extent} on axis {axis}")))
+    }
+
+    /// Axis `axis` of operand `i` must be a constant.
+    pub(super) fn constant(&self, i: usize, axis: usize, name: &str) -> Result<u64, TypeError> {
+        self.ty(i).shape[axis]
+            .as_const()
+            .ok_or_else(|| self.operand(i, format!("a constant extent {name} on axis {axis}")))
+    }
+
+    pub(super) fn finite(
+        &self,
+        name: &'static str,
+        value: F32,
+        at_least: f32,
+    ) -> Result<(), TypeError> {
+        if value.get().is_finite() && value.get() >= at_least {
+            return Ok(());
+        }
+        Err(self.attr(
+            name,
+            format!("a finite number of at least {at_least}"),
+            value,
+        ))
+    }
+
+    pub(super) fn times(&self, i: usize, dim: &Dim, k: u64) -> Result<Dim, TypeError> {
+        dim.times(k).ok_or_else(|| {
+            self.operand(
+                i,
+                format!("an extent whose product with {k} fits in 64 bits"),
+            )
+        })
+    }
+
+    pub(super) fn matmul_attrs(&self, out: DType, promote: Option<u32>) -> Result<(), TypeError> {
+        if !matches!(out, BF16 | DF32) {
+            return Err(self.attr("out", "bf16 or f32", out));
+        }
+        match promote {
+            Some(promote) if !matches!(promote, 32 | 64 | 128) => {
+                Err(self.attr("promote", "32, 64 or 128", promote))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `x[.., K]` and `w[.., K]` are both bf16, or block-scaled as activations and as weights.
+    pub(super) fn matmul_operands(&self, x_rank: usize, w_rank: usize) -> Result<(), TypeError> {
+        let (x, w) = (self.ty(0), self.ty(1));
+        let scaled = match (x.dtype, x.scale) {
+            (BF16, None) => false,
+            (E4M3, Some(ScaleBlock::ACTIVATION)) => true,
+            _ => return Err(self.operand(0, self.form(0))),
+        };
+        if x.rank() != x_rank {
+            return Err(self.operand(0, self.form(0)));
+        }
+        if w.rank() != w_rank
+            || w.dtype != x.dtype
+            || w.scale != scaled.then_some(ScaleBlock::WEIGHT)
+        {
+            // The form lists the bf16 type first, then the block-scaled one.
+            let form = self
+                .form(1)
+                .split(" or ")
+                .nth(usize::from(scaled))
+                .unwrap_or_default();
+            return Err(self.operand(1, format!("{form} to match `x`")));
+        }
+        self.same(1, w_rank - 1, "K", &x.shape[x_rank - 1])
+    }
+}
+
+/// `a, b, c`
+pub(crate) fn names(decls: &[ValueDecl]) -> String {
+    decls
+        .iter()
+        .map(|decl| decl.name)
+        .collect::<Vec<_>>()
+        .join(", ")
+}

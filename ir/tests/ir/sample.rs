@@ -1,0 +1,66 @@
+//! A module that uses every op, recipe and odd name at least once; other tests start from its text.
+
+/// Canonical text: the printer gives exactly this back.
+pub const EVERYTHING: &str = r#"mir 1
+model "every \"op\""
+dim T: 1..=256
+dim C: 1..=1024
+dim R: 0..=256
+dim "odd dim": 2..=3
+param @embed: bf16[1024, 256] = tensor("model.embed_tokens.weight")
+param @norm: bf16[256] = tensor("norm")
+param @l0.qkv_a: e4m3[256, 256]/f32[128x128] = concat(tensor("q"), tensor("k\n\\"))
+param @experts: e4m3[4, 512, 256]/f32[128x128] = stack(tensor("0"), tensor("1"), tensor("2"), tensor("3"))
+param @router: bf16[4, 256] = tensor("router")
+param @bias: f32[4] = tensor("bias")
+param @k_up: bf16[2, 64, 192] = head_rows(dequant(tensor("kv_b")), heads = 2, start = 64, len = 64)
+param @v_up: bf16[2, 192, 64] = transpose(head_rows(dequant(tensor("kv_b")), heads = 2, start = 0, len = 64))
+param @rope: f32[1024, 32, 2] = rope_table(dim = 64, theta = 10000.0, positions = 1024, yarn(factor = 40.0, original = 4096.0, beta_fast = 32.0, beta_slow = 1.0, mscale = 0.707, mscale_all_dim = 1e-20))
+param @rope_plain: f32[8, 1, 2] = rope_table(dim = 2, theta = 500000.0, positions = 8)
+param @latent_norm: bf16[192] = tensor("latent")
+param @"odd name, with \"quotes\"": bf16[256] = tensor("odd \u{7}\té")
+state @l0.cache: bf16[C, 256]
+state @"1.cache": bf16["odd dim", 2*"odd dim"]
+
+entry @everything(tokens: i32[T], positions: i32[T], rows: i32[R], "0": f32[R], top_p: f32[R], uniform: f32[R]) {
+  %0 = gather @embed, %tokens : bf16[T, 256]
+  %1 = add %0, %0 : bf16[T, 256]
+  %2 = rms_norm %1, @norm {eps = 1e-6} : bf16[T, 256]
+  %3 = quantize %2 : e4m3[T, 256]/f32[1x128]
+  %4 = dequantize %3 : bf16[T, 256]
+  %5 = matmul %3, @l0.qkv_a {out = bf16, promote = 128} : bf16[T, 256]
+  %6 = reshape %5 {shape = [T, 2, 128]} : bf16[T, 2, 128]
+  %7 = rope %6, %positions, @rope {start = 64} : bf16[T, 2, 128]
+  %8 = slice %7 {axis = 2, start = 64, len = 64} : bf16[T, 2, 64]
+  %9 = slice %7 {axis = 2, start = 0, len = 64} : bf16[T, 2, 64]
+  %10 = batched_matmul %9, @v_up {out = bf16} : bf16[T, 2, 192]
+  %11 = mla_cache_write @l0.cache, %5, @latent_norm, %positions, @rope {eps = 1e-6} : bf16[C, 256]
+  %12 = slice %11 {axis = 1, start = 0, len = 192} : bf16[C, 192]
+  %13 = reshape %12 {shape = [C, 1, 192]} : bf16[C, 1, 192]
+  %14 = slice %11 {axis = 1, start = 192, len = 64} : bf16[C, 64]
+  %15 = attention %10, %8, %13, %14, %13, %positions {scale = 0.13523377} : bf16[T, 2, 192]
+  %16 = batched_matmul %15, @k_up {out = f32} : f32[T, 2, 64]
+  %17 = matmul %2, @router {out = f32, promote = 32} : f32[T, 4]
+  %18, %19 = route %17, @bias {top_k = 2, n_group = 2, topk_group = 1, scaling = 2.5, normalize = true} : i32[T, 2], f32[T, 2]
+  %20, %21, %22 = dispatch %3, %18 {n_experts = 4} : e4m3[2*T, 256]/f32[1x128], i32[5], i32[T, 2]
+  %23 = grouped_matmul %20, @experts, %21 {out = bf16, promote = 128} : bf16[2*T, 512]
+  %24 = swiglu %23 : bf16[2*T, 256]
+  %25 = swiglu_quantize %23 : e4m3[2*T, 256]/f32[1x128]
+  %26 = combine %24, %22, %19 : bf16[T, 256]
+  %27, %28 = rms_norm_quantize %26, @norm {eps = 1e-6} : bf16[T, 256], e4m3[T, 256]/f32[1x128]
+  %29, %30 = add_rms_norm %26, %27, @norm {eps = 1e-6} : bf16[T, 256], bf16[T, 256]
+  %31, %32, %33 = add_rms_norm_quantize %29, %30, @"odd name, with \"quotes\"" {eps = 1e-30} : bf16[T, 256], bf16[T, 256], e4m3[T, 256]/f32[1x128]
+  %34 = concat %31, %32 {axis = 0} : bf16[2*T, 256]
+  %35 = cache_write @l0.cache, %31, %positions : bf16[C, 256]
+  %36 = gather %34, %rows : bf16[R, 256]
+  %37 = matmul %36, @embed {out = f32, promote = 128} : f32[R, 1024]
+  %38 = sample %37, %"0", %top_p, %uniform : i32[R]
+  update @l0.cache = %11
+  return logits = %37, next = %38, "sum of experts" = %26, same = %tokens
+}
+
+entry @idle() {
+  update @"1.cache" = @"1.cache"
+  return
+}
+"#;

@@ -307,6 +307,17 @@ impl Module {
             .find(|f| f.name == name && f.body.is_some())
     }
 
+    /// The least PTX ISA version and the least SM (as in the table: 901 is
+    /// `sm_90a`) that the instructions of the module need.
+    pub fn least_target(&self) -> (Version, u32) {
+        let bodies = self.functions().filter_map(|f| f.body.as_ref());
+        let forms = bodies.flat_map(Body::insts).filter_map(Inst::form);
+        let least = (Version { major: 1, minor: 0 }, 0);
+        // 901 stands for sm_90a alone: it is more than 90, and no number that
+        // the table uses lies above it.
+        forms.fold(least, |(ptx, sm), f| (ptx.max(f.ptx), sm.max(f.sm)))
+    }
+
     /// The item that a symbol stands for, when it is at module scope.
     pub fn symbol_item(&self, sym: Symbol) -> Option<&Item> {
         if let Symbol::Item(id) = sym {

@@ -59,6 +59,8 @@ macro_rules! mods {
             $($var,)*
         }
 
+        const WORDS: &[Mod] = &[$(Mod::$var,)*];
+
         impl Mod {
             /// Reads a modifier, given without its leading dot.
             pub fn parse(text: &str) -> Option<Mod> {
@@ -89,7 +91,7 @@ macro_rules! mods {
 
 mods! {
     // Rounding, saturation and other arithmetic attributes.
-    Rn = "rn", Rz = "rz", Rm = "rm", Rp = "rp", Rna = "rna", Rs = "rs",
+    Rn = "rn", Rz = "rz", Rm = "rm", Rp = "rp", Rna = "rna",
     Rni = "rni", Rzi = "rzi", Rmi = "rmi", Rpi = "rpi",
     Ftz = "ftz", Noftz = "noftz", Sat = "sat", Satfinite = "satfinite", Relu = "relu",
     Approx = "approx", Full = "full", Nan = "NaN", Xorsign = "xorsign", Abs = "abs",
@@ -118,9 +120,8 @@ mods! {
     L2EvictLast = "L2::evict_last", L2EvictUnchanged = "L2::evict_unchanged",
     L2CacheHint = "L2::cache_hint",
     L2Prefetch64 = "L2::64B", L2Prefetch128 = "L2::128B", L2Prefetch256 = "L2::256B",
-    V2 = "v2", V4 = "v4", V8 = "v8", Unified = "unified", To = "to",
-    CtaGroup1 = "cta_group::1", CtaGroup2 = "cta_group::2",
-    L1 = "L1", L2 = "L2", TensormapMod = "tensormap", Level = "level",
+    V2 = "v2", V4 = "v4", V8 = "v8", To = "to",
+    L1 = "L1", L2 = "L2", TensormapMod = "tensormap",
     // Control flow and barriers.
     Uni = "uni", Sync = "sync", Arrive = "arrive", Red = "red", Aligned = "aligned",
     Wait = "wait", Gl = "gl", LaunchDependents = "launch_dependents", Mask = "mask",
@@ -129,7 +130,7 @@ mods! {
     All = "all", Any = "any", Ballot = "ballot",
     Up = "up", Down = "down", Bfly = "bfly", Idx = "idx",
     // Proxies and fences.
-    ProxyGeneric = "generic", Async = "async",
+    Async = "async",
     Alias = "alias", TensormapGeneric = "tensormap::generic", AsyncGeneric = "async::generic",
     SyncRestrictSharedCta = "sync_restrict::shared::cta",
     SyncRestrictSharedCluster = "sync_restrict::shared::cluster",
@@ -138,24 +139,27 @@ mods! {
     // Bulk copies.
     Read = "read", BulkGroup = "bulk_group",
     MbarrierCompleteTx = "mbarrier::complete_tx::bytes",
-    MbarrierArriveOneNoInc = "mbarrier::arrive::one", Noinc = "noinc",
-    MulticastCluster = "multicast::cluster", CpMask = "cp_mask", IgnoreOob = "ignore_oob",
+    Noinc = "noinc",
+    MulticastCluster = "multicast::cluster",
     D1 = "1d", D2 = "2d", D3 = "3d", D4 = "4d", D5 = "5d",
-    Tile = "tile", TileGather4 = "tile::gather4", TileScatter4 = "tile::scatter4",
-    Im2col = "im2col", Im2colW = "im2col::w", Im2colNoOffs = "im2col_no_offs",
+    Tile = "tile",
+    Im2col = "im2col", Im2colNoOffs = "im2col_no_offs",
     // `tensormap.replace` fields.
     GlobalAddress = "global_address", Rank = "rank", BoxDim = "box_dim",
     GlobalDim = "global_dim", GlobalStride = "global_stride",
     ElementStride = "element_stride", Elemtype = "elemtype",
     InterleaveLayout = "interleave_layout", SwizzleMode = "swizzle_mode",
-    SwizzleAtomicity = "swizzle_atomicity", FillMode = "fill_mode",
+    FillMode = "fill_mode",
     // Matrices.
-    Row = "row", Col = "col", Trans = "trans", X1 = "x1", X2 = "x2", X4 = "x4", Sp = "sp",
+    Row = "row", Col = "col", Trans = "trans", X1 = "x1", X2 = "x2", X4 = "x4",
     // `createpolicy`.
     Fractional = "fractional", Range = "range",
 }
 
 impl Mod {
+    /// Every modifier that is one fixed word.
+    pub const WORDS: &'static [Mod] = WORDS;
+
     /// The type, when this modifier is one.
     pub const fn ty(self) -> Option<Type> {
         match self {

@@ -101,7 +101,12 @@ fn names() {
 
 #[test]
 fn structure() {
-    check("ret", 3, 1, "expected `;`, found `}`");
+    check(
+        "add.s32 %r1, %r2, %r3\nret;",
+        2,
+        1,
+        "expected `;`, found `ret`",
+    );
     check("ret; /* never closed", 1, 6, "unterminated comment");
     check(".frequency 3;", 1, 1, "directive `.frequency`");
     check("mov.b32 %r1, ?;", 1, 14, "unexpected character '?'");

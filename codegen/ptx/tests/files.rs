@@ -90,6 +90,17 @@ fn llvm_output_reads_as_meant() {
 }
 
 #[test]
+fn the_least_target_is_that_of_the_neediest_instruction() {
+    let (version, sm) = module(HOPPER_GEMM).least_target();
+    // red.async came with PTX ISA 8.1, wgmma is for sm_90a alone.
+    assert_eq!(((version.major, version.minor), sm), ((8, 1), 901));
+    let plain = ".version 8.6\n.target sm_90a\n.address_size 64\n.entry k()\n{\n.reg .b32 a;\n\
+                 redux.sync.add.s32 a, a, -1;\n}\n";
+    let (version, sm) = module(plain).least_target();
+    assert_eq!(((version.major, version.minor), sm), ((7, 0), 80));
+}
+
+#[test]
 fn initialisers_keep_addresses() {
     let m = module(HOPPER_GEMM);
     let trace = m

@@ -22,10 +22,10 @@ impl Random {
 fn mutate(source: &str, random: &mut Random) -> String {
     let mut bytes = source.as_bytes().to_vec();
     let alphabet = b"{}()[]<>,;:@!|+-=._%$0123456789abfxrpLE\"/*\n \xc3\xa9";
-    for _ in 0..=random.below(4) {
+    for _ in 0..=random.below(3) {
         let at = random.below(bytes.len());
         let span = at..(at + random.below(24)).min(bytes.len());
-        match random.below(6) {
+        match random.below(10) {
             0 => drop(bytes.drain(span)),
             1 => {
                 let copy = bytes[span].to_vec();
@@ -35,6 +35,12 @@ fn mutate(source: &str, random: &mut Random) -> String {
             2 if !bytes.is_empty() => bytes[at] = alphabet[random.below(alphabet.len())],
             3 => bytes.insert(at, alphabet[random.below(alphabet.len())]),
             4 if random.below(8) == 0 => bytes.truncate(at),
+            // One digit becomes another, which often leaves valid PTX.
+            5..=8 => {
+                if let Some(n) = bytes[at..].iter().position(u8::is_ascii_digit) {
+                    bytes[at + n] = b'0' + random.below(10) as u8;
+                }
+            }
             // A number becomes an extreme one.
             _ => {
                 let extremes = [

@@ -395,6 +395,23 @@ mod tests {
     }
 
     #[test]
+    fn every_modifier_is_in_some_row() {
+        let forms = Op::ALL.iter().flat_map(|op| op.forms());
+        let used: Vec<Alt> = forms
+            .flat_map(|f| &f.slots)
+            .flat_map(|s| s.alts.clone())
+            .collect();
+        for m in Mod::WORDS {
+            assert!(used.contains(&Alt::One(*m)), "no row takes .{m}");
+            assert_eq!(
+                Mod::parse(&m.to_string()),
+                Some(*m),
+                ".{m} reads as something else"
+            );
+        }
+    }
+
+    #[test]
     fn lookup_takes_the_longest_mnemonic() {
         assert_eq!(Op::lookup("bar.warp.sync"), Some((Op::BarWarpSync, "")));
         assert_eq!(Op::lookup("bar.sync"), Some((Op::Bar, ".sync")));

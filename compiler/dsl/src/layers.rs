@@ -1,0 +1,69 @@
+//! Layers as plain functions over tensors.
+//!
+//! Each adds ops and nothing else; a layer's parameters come in as arguments, declared by the model that uses it. FP8
+//! products quantise their input right before use: where several uses share an input, or a norm could quantise
+//! on its way out, the compiler's rewrite rules find it.
+
+use mcc_ir::DType;
+
+use crate::model::Param;
+use crate::tensor::{Routing, Tensor};
+
+/// `x W^T`. An FP8 weight gets its input quantised, a BF16 weight takes it as it is.
+#[track_caller]
+pub fn linear(x: &Tensor, weight: &Param) -> Tensor {
+    if is_fp8(weight) {
+        x.quantize().matmul(weight)
+    } else {
+        x.matmul(weight)
+    }
+}
+
+/// Gated MLP: `down(silu(gate x) * up x)`. `gate_up` holds the rows of gate, then those of up.
+#[track_caller]
+pub fn mlp(x: &Tensor, gate_up: &Param, down: &Param) -> Tensor {
+    linear(&linear(x, gate_up).swiglu(), down)
+}
+
+/// Parameters of the routed experts of one layer.
+#[derive(Debug, Clone)]
+pub struct Experts {
+    /// `[E, D]` in BF16.
+    pub router: Param,
+    /// `[E]` in FP32: moves the choice of experts, not their weights.
+    pub bias: Param,
+    /// `[E, 2 * I, D]`
+    pub gate_up: Param,
+    /// `[E, D, I]`
+    pub down: Param,
+    /// Number of experts.
+    pub n_experts: u32,
+    /// How experts are chosen.
+    pub routing: Routing,
+}
+
+/// Routed experts (DeepSeek-V3 report, section 2.1.2): each token's row goes to its `top_k` experts and comes back as their
+/// weighted sum.
+#[track_caller]
+pub fn routed_experts(x: &Tensor, w: &Experts) -> Tensor {
+    let logits = x.matmul_f32(&w.router);
+    let (experts, weights) = logits.route(&w.bias, w.routing);
+    let (rows, offsets, slots) = x.dispatch(&experts, w.n_experts);
+    let hidden = grouped_linear(&rows, &w.gate_up, &offsets).swiglu();
+    let y = grouped_linear(&hidden, &w.down, &offsets);
+    y.combine(&slots, &weights)
+}
+
+/// [`linear`] with each expert's own weight for its rows.
+#[track_caller]
+pub fn grouped_linear(x: &Tensor, weights: &Param, offsets: &Tensor) -> Tensor {
+    if is_fp8(weights) {
+        x.quantize().grouped_matmul(weights, offsets)
+    } else {
+        x.grouped_matmul(weights, offsets)
+    }
+}
+
+fn is_fp8(weight: &Param) -> bool {
+    weight.ty().is_some_and(|ty| ty.dtype == DType::E4M3)
+}

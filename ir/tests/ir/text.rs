@@ -1,7 +1,7 @@
 //! Printer and parser: round trips, and errors that point at their place.
 
 use mcc_ir::op::OPS;
-use mcc_ir::{F32, Graph, Module, Op, Type, parse};
+use mcc_ir::{F32, Graph, Module, Op, Param, Type, parse};
 
 use crate::sample::EVERYTHING;
 
@@ -90,6 +90,20 @@ fn json_of_dims_is_a_number_or_the_text() {
         serde_json::to_string(&ty).unwrap(),
         r#"{"dtype":"bf16","shape":["4*T",256]}"#
     );
+}
+
+/// Programs and manifests carry these as JSON.
+#[test]
+fn recipes_round_trip_through_json() {
+    let module: Module = EVERYTHING.parse().unwrap();
+    for param in &module.params {
+        let json = serde_json::to_string(param).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Param>(&json).unwrap(),
+            *param,
+            "{json}"
+        );
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! A row gives the doc, the mnemonic, operands with the form of their types (`; xs` for any number), typed
 //! attributes, results, and the inference rule in [`crate::infer`]. Rows marked `fused` are defined by their expansion into plain ops
-//! ([`Op::expand`](crate::expand)). To add an op: a row here, its rule in `infer.rs`, its meaning in `eval/`.
+//! ([`Op::expand`]). To add an op: a row here, its rule in `infer.rs`, its meaning in `eval/`.
 
 use std::fmt;
 

@@ -84,12 +84,10 @@ pub fn attention(a: Attention<'_>) -> Tensor {
 
 /// Joins tensors along an axis.
 #[track_caller]
-pub fn concat<const N: usize>(axis: usize, first: &Tensor, rest: [&Tensor; N]) -> Tensor {
-    let operands: Vec<&dyn Operand> = std::iter::once(first)
-        .chain(rest)
-        .map(|t| t as &dyn Operand)
-        .collect();
-    first.add_op(Op::Concat { axis }, &operands)
+pub fn concat<const N: usize>(axis: usize, parts: [&Tensor; N]) -> Tensor {
+    const { assert!(N > 0, "nothing to join") };
+    let operands = parts.map(|part| part as &dyn Operand);
+    parts[0].add_op(Op::Concat { axis }, &operands)
 }
 
 impl Tensor {

@@ -109,7 +109,7 @@ fn mla(
     // What the cache keeps of a token: its normed latent and one rotated key for all heads.
     let kv = linear(h, &layer.kv_a);
     let latent = kv.slice(1, 0..latent_dim).rms_norm(&layer.kv_a_norm, eps);
-    let row = concat(1, &latent, [&kv.slice(1, latent_dim..latent_dim + rope)]);
+    let row = concat(1, [&latent, &kv.slice(1, latent_dim..latent_dim + rope)]);
     let cache = layer
         .cache
         .write(&row.rope(positions, &w.rope_table, latent_dim), positions);

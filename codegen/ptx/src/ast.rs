@@ -311,11 +311,14 @@ impl Module {
     /// `sm_90a`) that the instructions of the module need.
     pub fn least_target(&self) -> (Version, u32) {
         let bodies = self.functions().filter_map(|f| f.body.as_ref());
-        let forms = bodies.flat_map(Body::insts).filter_map(Inst::form);
+        let insts = bodies.flat_map(Body::insts);
+        let forms = insts.filter_map(|i| Some((i.form()?, i)));
         let least = (Version { major: 1, minor: 0 }, 0);
         // 901 stands for sm_90a alone: it is more than 90, and no number that
         // the table uses lies above it.
-        forms.fold(least, |(ptx, sm), f| (ptx.max(f.ptx), sm.max(f.sm)))
+        forms.fold(least, |(ptx, sm), (f, i)| {
+            (ptx.max(f.least_ptx(&i.mods)), sm.max(f.sm))
+        })
     }
 
     /// The item that a symbol stands for, when it is at module scope.

@@ -15,7 +15,7 @@ fn every_row_round_trips() {
         assert!(!op.forms().is_empty(), "{op:?} has no forms");
         for form in op.forms() {
             for text in samples::of(form) {
-                let source = samples::module(&text);
+                let source = samples::module(form, &text);
                 if let Some(dir) = &dump {
                     std::fs::write(dir.join(format!("{count:04}.ptx")), &source)
                         .expect("the directory for samples can be written");

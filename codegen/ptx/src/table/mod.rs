@@ -188,6 +188,17 @@ pub struct Form {
 }
 
 impl Form {
+    /// The least PTX ISA version of this form with these modifiers.
+    pub fn least_ptx(&self, mods: &[Mod]) -> Version {
+        let younger = rows::YOUNGER.iter().filter(|(word, _)| {
+            let word = Mod::parse(word);
+            mods.iter().any(|m| Some(*m) == word)
+        });
+        younger
+            .map(|(_, ptx)| version(*ptx))
+            .fold(self.ptx, Version::max)
+    }
+
     /// Matches the modifiers against the slots. On failure, gives how many
     /// modifiers fitted before.
     pub fn match_mods(&self, mods: &[Mod]) -> Result<(), usize> {
@@ -307,6 +318,13 @@ impl Inst {
     }
 }
 
+fn version(times_ten: u32) -> Version {
+    Version {
+        major: times_ten / 10,
+        minor: times_ten % 10,
+    }
+}
+
 /// Compiles `mnemonic{.x|.y}<$set>.z d, a{, b}`.
 fn compile_form(op: Op, &(ptx, sm, text): &(u32, u32, &'static str)) -> Option<Form> {
     let (opcode, operands) = text.split_once(' ').unwrap_or((text, ""));
@@ -330,10 +348,7 @@ fn compile_form(op: Op, &(ptx, sm, text): &(u32, u32, &'static str)) -> Option<F
     }
     Some(Form {
         op,
-        ptx: Version {
-            major: ptx / 10,
-            minor: ptx % 10,
-        },
+        ptx: version(ptx),
         sm,
         text,
         slots,

@@ -77,6 +77,15 @@ sets! {
     "wgk32"   = ".m64nNk32";
 }
 
+/// Modifiers that are younger than some forms that take them: the least PTX
+/// ISA version, times ten.
+pub(super) const YOUNGER: &[(&str, u32)] = &[
+    ("b128", 83),
+    ("param::entry", 83),
+    ("param::func", 83),
+    ("acc::f32", 82),
+];
+
 instructions! {
     // 9.7.1 Integer arithmetic; 9.7.3 floating point; 9.7.4 half precision.
     Add "add" {
@@ -343,9 +352,12 @@ instructions! {
         78 90 "cvt{.rn}<.f16|.f64>.bf16 d, a";
         78 90 "cvt<$rnd>.bf16<.f16|.f64> d, a";
         78 90 "cvt<.rm|.rp>.bf16.f32 d, a";
-        70 80 "cvt<.rn|.rz>{.relu}{.satfinite}<.f16|.bf16>.f32 d, a";
-        70 80 "cvt<.rn|.rz>{.relu}{.satfinite}<.f16x2|.bf16x2>.f32 d, a, b";
-        70 80 "cvt.rna{.satfinite}.tf32.f32 d, a";
+        70 80 "cvt<.rn|.rz>{.relu}<.f16|.bf16>.f32 d, a";
+        81 80 "cvt<.rn|.rz>{.relu}.satfinite<.f16|.bf16>.f32 d, a";
+        70 80 "cvt<.rn|.rz>{.relu}<.f16x2|.bf16x2>.f32 d, a, b";
+        81 80 "cvt<.rn|.rz>{.relu}.satfinite<.f16x2|.bf16x2>.f32 d, a, b";
+        70 80 "cvt.rna.tf32.f32 d, a";
+        81 80 "cvt.rna.satfinite.tf32.f32 d, a";
         78 90 "cvt<.rn|.rz>{.relu}.tf32.f32 d, a";
         78 89 "cvt.rn.satfinite{.relu}<$f8x2>.f32 d, a, b";
         78 89 "cvt.rn.satfinite{.relu}<$f8x2>.f16x2 d, a";
@@ -548,34 +560,44 @@ instructions! {
     MbarrierArrive "mbarrier.arrive" {
         70 80 "mbarrier.arrive{$cta}.b64 d, [a]{, b}";
         70 80 "mbarrier.arrive.shared::cluster.b64 _, [a]{, b}";
-        70 80 "mbarrier.arrive<.release|.relaxed><.cta|.cluster>{$cta}.b64 d, [a]{, b}";
-        70 80 "mbarrier.arrive<.release|.relaxed><.cta|.cluster>.shared::cluster.b64 _, [a]{, b}";
+        70 80 "mbarrier.arrive.release<.cta|.cluster>{$cta}.b64 d, [a]{, b}";
+        86 80 "mbarrier.arrive.relaxed<.cta|.cluster>{$cta}.b64 d, [a]{, b}";
+        70 80 "mbarrier.arrive.release<.cta|.cluster>.shared::cluster.b64 _, [a]{, b}";
+        86 80 "mbarrier.arrive.relaxed<.cta|.cluster>.shared::cluster.b64 _, [a]{, b}";
         80 90 "mbarrier.arrive.expect_tx{$cta}.b64 d, [a], b";
         80 90 "mbarrier.arrive.expect_tx.shared::cluster.b64 _, [a], b";
-        80 90 "mbarrier.arrive.expect_tx<.release|.relaxed><.cta|.cluster>{$cta}.b64 d, [a], b";
-        80 90 "mbarrier.arrive.expect_tx<.release|.relaxed><.cta|.cluster>.shared::cluster.b64 _, [a], b";
+        80 90 "mbarrier.arrive.expect_tx.release<.cta|.cluster>{$cta}.b64 d, [a], b";
+        86 90 "mbarrier.arrive.expect_tx.relaxed<.cta|.cluster>{$cta}.b64 d, [a], b";
+        80 90 "mbarrier.arrive.expect_tx.release<.cta|.cluster>.shared::cluster.b64 _, [a], b";
+        86 90 "mbarrier.arrive.expect_tx.relaxed<.cta|.cluster>.shared::cluster.b64 _, [a], b";
         70 80 "mbarrier.arrive.noComplete{$cta}.b64 d, [a], b";
         70 80 "mbarrier.arrive.noComplete.release.cta{$cta}.b64 d, [a], b";
     }
     MbarrierArriveDrop "mbarrier.arrive_drop" {
         70 80 "mbarrier.arrive_drop{$cta}.b64 d, [a]{, b}";
         70 80 "mbarrier.arrive_drop.shared::cluster.b64 _, [a]{, b}";
-        70 80 "mbarrier.arrive_drop<.release|.relaxed><.cta|.cluster>{$cta}.b64 d, [a]{, b}";
-        70 80 "mbarrier.arrive_drop<.release|.relaxed><.cta|.cluster>.shared::cluster.b64 _, [a]{, b}";
+        70 80 "mbarrier.arrive_drop.release<.cta|.cluster>{$cta}.b64 d, [a]{, b}";
+        86 80 "mbarrier.arrive_drop.relaxed<.cta|.cluster>{$cta}.b64 d, [a]{, b}";
+        70 80 "mbarrier.arrive_drop.release<.cta|.cluster>.shared::cluster.b64 _, [a]{, b}";
+        86 80 "mbarrier.arrive_drop.relaxed<.cta|.cluster>.shared::cluster.b64 _, [a]{, b}";
         80 90 "mbarrier.arrive_drop.expect_tx{$cta}.b64 d, [a], b";
         80 90 "mbarrier.arrive_drop.expect_tx.shared::cluster.b64 _, [a], b";
-        80 90 "mbarrier.arrive_drop.expect_tx<.release|.relaxed><.cta|.cluster>{$cta}.b64 d, [a], b";
-        80 90 "mbarrier.arrive_drop.expect_tx<.release|.relaxed><.cta|.cluster>.shared::cluster.b64 _, [a], b";
+        80 90 "mbarrier.arrive_drop.expect_tx.release<.cta|.cluster>{$cta}.b64 d, [a], b";
+        86 90 "mbarrier.arrive_drop.expect_tx.relaxed<.cta|.cluster>{$cta}.b64 d, [a], b";
+        80 90 "mbarrier.arrive_drop.expect_tx.release<.cta|.cluster>.shared::cluster.b64 _, [a], b";
+        86 90 "mbarrier.arrive_drop.expect_tx.relaxed<.cta|.cluster>.shared::cluster.b64 _, [a], b";
         70 80 "mbarrier.arrive_drop.noComplete{$cta}.b64 d, [a], b";
         70 80 "mbarrier.arrive_drop.noComplete.release.cta{$cta}.b64 d, [a], b";
     }
     MbarrierTestWait "mbarrier.test_wait" {
         70 80 "mbarrier.test_wait{.parity}{$cta}.b64 d, [a], b";
-        70 80 "mbarrier.test_wait{.parity}<.acquire|.relaxed><.cta|.cluster>{$cta}.b64 d, [a], b";
+        70 80 "mbarrier.test_wait{.parity}.acquire<.cta|.cluster>{$cta}.b64 d, [a], b";
+        86 80 "mbarrier.test_wait{.parity}.relaxed<.cta|.cluster>{$cta}.b64 d, [a], b";
     }
     MbarrierTryWait "mbarrier.try_wait" {
         78 90 "mbarrier.try_wait{.parity}{$cta}.b64 d, [a], b{, c}";
-        78 90 "mbarrier.try_wait{.parity}<.acquire|.relaxed><.cta|.cluster>{$cta}.b64 d, [a], b{, c}";
+        78 90 "mbarrier.try_wait{.parity}.acquire<.cta|.cluster>{$cta}.b64 d, [a], b{, c}";
+        86 90 "mbarrier.try_wait{.parity}.relaxed<.cta|.cluster>{$cta}.b64 d, [a], b{, c}";
     }
     MbarrierPendingCount "mbarrier.pending_count" { 70 80 "mbarrier.pending_count.b64 d, a"; }
 
@@ -608,7 +630,10 @@ instructions! {
         80 901 "wgmma.mma_async.sync.aligned<$wgk16>.f32.bf16.bf16 D, V, b, c, i, i, i";
         80 901 "wgmma.mma_async.sync.aligned<$wgk8>.f32.tf32.tf32 D, A, b, c, i, i";
         80 901 "wgmma.mma_async.sync.aligned<$wgk32><.f16|.f32><.e4m3|.e5m2><.e4m3|.e5m2> D, A, b, c, i, i";
-        80 901 "wgmma.mma_async.sync.aligned<$wgk32>{.satfinite}.s32<.s8|.u8><.s8|.u8> D, A, b, c";
+        80 901 "wgmma.mma_async.sync.aligned<$wgk32>{.satfinite}.s32.s8.s8 D, A, b, c";
+        80 901 "wgmma.mma_async.sync.aligned<$wgk32>{.satfinite}.s32.u8.u8 D, A, b, c";
+        84 901 "wgmma.mma_async.sync.aligned<$wgk32>{.satfinite}.s32.s8.u8 D, A, b, c";
+        84 901 "wgmma.mma_async.sync.aligned<$wgk32>{.satfinite}.s32.u8.s8 D, A, b, c";
     }
     WgmmaFence "wgmma.fence" { 80 901 "wgmma.fence.sync.aligned"; }
     WgmmaCommitGroup "wgmma.commit_group" { 80 901 "wgmma.commit_group.sync.aligned"; }

@@ -4,12 +4,11 @@
 //! each without and with all that is optional. Operands get registers of the
 //! width that the types ask for, so that `ptxas` can judge the samples as well.
 
-use mcc_ptx::{Alt, Form, Kind, Mod, Op, Shape, Type};
+use mcc_ptx::{Alt, Form, Kind, Mod, Op, Shape, Type, Version};
 
 /// Declarations that every sample may use: registers of each width, a
 /// predicate pair, shared and global memory, a tensor map, a label, a callee.
 const HEADER: &str = "\
-.version 8.6
 .target sm_90a
 .address_size 64
 .func callee(.param .b32 x) { ret; }
@@ -21,13 +20,31 @@ const HEADER: &str = "\
     .reg .b16 %h<8>;
     .reg .b32 %r<140>;
     .reg .b64 %d<8>;
-    .reg .b128 %q<4>;
     .param .b32 arg;
 table: .branchtargets end;
 ";
 
-pub fn module(instruction: &str) -> String {
-    format!("{HEADER}    {instruction}\nend:\n    ret;\n}}\n")
+/// A kernel with the instruction, for the least PTX version of its form, but
+/// not below that of `sm_90a`.
+pub fn module(form: &Form, instruction: &str) -> String {
+    // The younger modifiers that the samples use are all as old as 8.4.
+    let young = [".b128", "::entry", "::func", "::f32"]
+        .iter()
+        .any(|m| instruction.contains(m));
+    let floor = Version {
+        major: 8,
+        minor: if young { 4 } else { 0 },
+    };
+    let ptx = form.ptx.max(floor);
+    let wide = if instruction.contains("%q") {
+        "    .reg .b128 %q<4>;\n"
+    } else {
+        ""
+    };
+    format!(
+        ".version {}.{}\n{HEADER}{wide}    {instruction}\nend:\n    ret;\n}}\n",
+        ptx.major, ptx.minor
+    )
 }
 
 /// Every sample of a form: the instruction's text.

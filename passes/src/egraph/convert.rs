@@ -22,8 +22,17 @@ pub(super) struct Imported {
     pub(super) graph: EGraph,
     /// The class of each value.
     pub(super) values: HashMap<ValueId, Id>,
-    /// Ops in topological order: the e-node of each, and the author's node.
-    pub(super) ops: Vec<(Node, NodeId)>,
+    /// Ops in topological order, each before the projections from it: the e-node, and the author's node.
+    pub(super) nodes: Vec<(Node, NodeId)>,
+}
+
+/// A node of the author.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Original {
+    /// Larger than the ages of its operands.
+    pub(super) age: usize,
+    /// In the entry.
+    pub(super) id: NodeId,
 }
 
 /// Adds an entry to a new e-graph.
@@ -41,7 +50,7 @@ pub(super) fn import_into(mut graph: EGraph, entry: &Graph) -> Imported {
             .insert(entry.op(id).clone(), entry.node(id).results[0].clone());
     }
     let mut values = HashMap::new();
-    let mut ops = Vec::new();
+    let mut nodes = Vec::new();
     for id in order {
         let operands: Vec<Id> = entry
             .operands(id)
@@ -50,18 +59,24 @@ pub(super) fn import_into(mut graph: EGraph, entry: &Graph) -> Imported {
             .collect();
         let node = Node::of_op(&mut graph, entry.op(id), &operands);
         let class = graph.add(node.clone());
-        ops.push((node, id));
+        nodes.push((node, id));
         let results = entry.results(id);
         if results.len() == 1 {
             values.extend(results.map(|value| (value, class)));
         } else {
             for value in results {
-                values.insert(value, graph.add(Node::Proj(value.result, [class])));
+                let projection = Node::Proj(value.result, [class]);
+                values.insert(value, graph.add(projection.clone()));
+                nodes.push((projection, id));
             }
         }
     }
     graph.rebuild();
-    Imported { graph, values, ops }
+    Imported {
+        graph,
+        values,
+        nodes,
+    }
 }
 
 impl Imported {
@@ -74,10 +89,13 @@ impl Imported {
     }
 
     /// The author's first node for each canonical e-node.
-    pub(super) fn originals(&self) -> HashMap<Node, NodeId> {
+    pub(super) fn originals(&self) -> HashMap<Node, Original> {
         let mut originals = HashMap::new();
-        for (node, id) in &self.ops {
-            originals.entry(canonical(&self.graph, node)).or_insert(*id);
+        for (age, (node, id)) in self.nodes.iter().enumerate() {
+            let original = Original { age, id: *id };
+            originals
+                .entry(canonical(&self.graph, node))
+                .or_insert(original);
         }
         originals
     }
@@ -111,14 +129,10 @@ pub(super) fn export(
         writer.done.insert(class, vec![input]);
     }
     // Following the author's order keeps the result close to the input, op by op.
-    for (node, id) in &imported.ops {
+    for (_, id) in &imported.nodes {
         for class in entry.results(*id).map(|value| imported.values[&value]) {
             writer.write(imported.graph.find(class))?;
         }
-        debug_assert!(
-            !matches!(node, Node::Proj(..)),
-            "the author's nodes are ops"
-        );
     }
     let named = |values: &[(mcc_ir::Name, ValueId)]| -> Result<Vec<_>, String> {
         let of = |value| writer.value(imported.graph.find(imported.values[value]));

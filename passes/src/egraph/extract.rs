@@ -5,15 +5,16 @@
 //! and kept when they lower the total, until none does:
 //!
 //! ```text
-//! one class          rows q = quantize(rows)          ->  rows q = proj0(dispatch(q))
-//! a tuple at once    sum = add(x, r)                  ->  sum = proj0(add_rms_norm(x, r, w))
-//!                    y   = rms_norm(sum, w)           ->  y   = proj1(add_rms_norm(x, r, w))
+//! one class          q   = quantize(swiglu(x))    ->  q   = swiglu_quantize(x)
+//! several at once    sum = add(x, r)              ->  sum = proj0(add_rms_norm(x, r, w))
+//!                    y   = rms_norm(sum, w)       ->  y   = proj1(add_rms_norm(x, r, w))
 //! ```
 //!
-//! The second kind exists because a fused op pays only when all of its results are taken from it. What a move
-//! changes is counted by references, so it costs as much as the part of the graph that comes alive or dies.
-//! Afterwards the choice is acyclic and no more expensive than the input. It need not be the least possible:
-//! to choose the cheapest DAG is NP-hard, since sharing turns it into a set cover.
+//! The second kind exists because what several classes read pays only when they all do: a fused op when all of
+//! its results are taken from it, one cast when each of its users gives up its own. What a move changes is
+//! counted by references, so a move costs as much as the part of the graph that comes alive or dies. Afterwards
+//! the choice is acyclic and no more expensive than the input. It need not be the least possible: to choose the
+//! cheapest DAG is NP-hard, since sharing turns it into a set cover.
 
 use std::collections::HashMap;
 
@@ -103,8 +104,8 @@ struct Class {
     results: usize,
     /// The author's choice: his oldest node of the class. Its operands were older, so these choices are acyclic.
     original: Option<usize>,
-    /// For a tuple: the projections from it, as class, node of that class, and which result.
-    projections: Vec<(usize, usize, usize)>,
+    /// Nodes that read it, as class and node of that class, in the order of classes.
+    readers: Vec<(usize, usize)>,
 }
 
 /// A node of a class.
@@ -173,13 +174,13 @@ impl Problem {
                 alts,
                 results: types.len(),
                 original: original.map(|(_, alt)| alt),
-                projections: Vec::new(),
+                readers: Vec::new(),
             });
         }
         for class in 0..classes.len() {
             for alt in 0..classes[class].alts.len() {
-                if let AltKind::Projection { tuple, result } = classes[class].alts[alt].kind {
-                    classes[tuple].projections.push((class, alt, result));
+                for operand in operands(&classes[class].alts[alt]).to_vec() {
+                    classes[operand].readers.push((class, alt));
                 }
             }
         }
@@ -231,24 +232,39 @@ impl<'a> State<'a> {
         self.problem.classes[class].alts.get(self.choice[class]?)
     }
 
-    /// Tries to let `class` be computed by `alt`: together with everything else that the same tuple gives, then
-    /// alone. Whether a move was kept.
+    /// Tries to let `class` be computed by `alt`: together with everything else that could read the same new
+    /// operand, then alone. Whether a move was kept.
     fn try_moves(&mut self, class: usize, alt: usize) -> bool {
         if self.refs[class] == 0 || self.choice[class] == Some(alt) {
             return false;
         }
-        if let AltKind::Projection { tuple, .. } = self.problem.classes[class].alts[alt].kind {
-            let mut all: Vec<(usize, usize)> = Vec::new();
-            for (of, alt, _) in &self.problem.classes[tuple].projections {
-                if self.refs[*of] > 0 && all.iter().all(|(known, _)| known != of) {
-                    all.push((*of, *alt));
-                }
-            }
-            if all.len() > 1 && self.try_move(&all) {
+        for operand in operands(&self.problem.classes[class].alts[alt]) {
+            let together = self.readers_together(*operand);
+            // The first of them tries for all.
+            if together.len() > 1 && together[0].0 == class && self.try_move(&together) {
                 return true;
             }
         }
-        self.try_move(&[(class, alt)])
+        self.choice[class] != Some(alt) && self.try_move(&[(class, alt)])
+    }
+
+    /// For a tuple, or a class that is not computed yet: every living class that can be computed from it, with
+    /// the node that does so.
+    fn readers_together(&self, operand: usize) -> Vec<(usize, usize)> {
+        let class = &self.problem.classes[operand];
+        let mut together: Vec<(usize, usize)> = Vec::new();
+        if self.refs[operand] == 0 || class.results > 1 {
+            let living = class
+                .readers
+                .iter()
+                .filter(|(reader, _)| self.refs[*reader] > 0);
+            for (reader, alt) in living {
+                if together.last().is_none_or(|(last, _)| last != reader) {
+                    together.push((*reader, *alt));
+                }
+            }
+        }
+        together
     }
 
     /// Makes the choices, and takes them back unless they lower the cost and leave the choice acyclic.

@@ -10,9 +10,7 @@
 //! [`Report`] of the rewrites taken. Each entry is optimised on its own. Nothing here depends on time, on hash
 //! order or on the host: the same module gives the same bytes.
 
-use std::collections::HashMap;
-
-use mcc_ir::graph::{Graph, NodeId};
+use mcc_ir::graph::Graph;
 use mcc_ir::module::Module;
 
 use crate::error::PassError;
@@ -132,13 +130,7 @@ fn optimize_entry(
     };
     let history = saturate::saturate(&mut imported.graph, rules, caps)?;
     let originals = imported.originals();
-    let ages: HashMap<NodeId, usize> = imported
-        .ops
-        .iter()
-        .enumerate()
-        .map(|(age, (_, id))| (*id, age))
-        .collect();
-    let age = |node: &Node| originals.get(node).map(|id| ages[id]);
+    let age = |node: &Node| originals.get(node).map(|original| original.age);
     let selection = extract::extract(&imported.graph, &imported.roots(entry), age, model)?;
 
     let origins = Origins::new(&imported, &originals, &history);

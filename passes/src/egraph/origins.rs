@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use mcc_ir::graph::NodeId;
 
-use super::convert::Imported;
+use super::convert::{Imported, Original};
 use super::extract::Selection;
 use super::language::{EGraph, Node};
 use super::rules::RuleClass;
@@ -16,9 +16,9 @@ use super::saturate::{History, canonical};
 /// Where each node of a saturated e-graph comes from.
 pub(super) struct Origins<'a> {
     graph: &'a EGraph,
-    /// The author's ops, and their e-nodes.
-    ops: &'a [(Node, NodeId)],
-    originals: &'a HashMap<Node, NodeId>,
+    /// The author's nodes.
+    nodes: &'a [(Node, NodeId)],
+    originals: &'a HashMap<Node, Original>,
     makers: HashMap<Node, usize>,
     history: &'a History,
 }
@@ -34,13 +34,13 @@ pub(super) struct Taken {
 impl<'a> Origins<'a> {
     pub(super) fn new(
         imported: &'a Imported,
-        originals: &'a HashMap<Node, NodeId>,
+        originals: &'a HashMap<Node, Original>,
         history: &'a History,
     ) -> Origins<'a> {
         let makers = history.makers(&imported.graph);
         Origins {
             graph: &imported.graph,
-            ops: &imported.ops,
+            nodes: &imported.nodes,
             originals,
             makers,
             history,
@@ -53,8 +53,8 @@ impl<'a> Origins<'a> {
         // What a step matched was there before the step, so steps only go down.
         let mut step = self.history.steps.len();
         loop {
-            if let Some(id) = self.originals.get(&node) {
-                return Some(*id);
+            if let Some(original) = self.originals.get(&node) {
+                return Some(original.id);
             }
             let maker = self
                 .makers
@@ -118,10 +118,13 @@ impl<'a> Origins<'a> {
 
     /// The author's ops that compute the same as an older one, and thus went away.
     pub(super) fn duplicates(&self) -> impl Iterator<Item = NodeId> {
-        let first = |node: &Node| self.originals.get(&canonical(self.graph, node));
-        self.ops
+        let first = |node: &Node| {
+            let original = self.originals.get(&canonical(self.graph, node));
+            original.map(|original| original.id)
+        };
+        self.nodes
             .iter()
-            .filter(move |(node, id)| first(node) != Some(id))
+            .filter(move |(node, id)| matches!(node, Node::Op(..)) && first(node) != Some(*id))
             .map(|(_, id)| *id)
     }
 }

@@ -1,1 +1,404 @@
+//! Whole graphs: what the optimiser makes of a DeepSeek-V3-architecture model, that the result computes the same
+//! bits, and that it is the same text each time.
 
+use std::collections::BTreeMap;
+
+use mcc_dsl::models::deepseek_v3::{Config, Limits, deepseek_v3};
+use mcc_ir::eval::{self, Rng, Step, Tensor, Values};
+use mcc_ir::graph::{SourceLoc, ValueId};
+use mcc_ir::module::Module;
+use mcc_ir::op::Op;
+use mcc_ir::types::{DType, Dim};
+
+use super::rules::build;
+use super::{EPS, Side, assert_same, evaluate, module};
+use crate::egraph::{Options, Report, optimize};
+use crate::target::Target;
+
+/// The shape of the trained checkpoint, with fewer words.
+fn tiny() -> Config {
+    Config {
+        name: "tiny-v3".into(),
+        vocab_size: 96,
+        hidden_size: 256,
+        num_hidden_layers: 4,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: false,
+        fp8_weights: true,
+        num_attention_heads: 4,
+        q_lora_rank: Some(128),
+        kv_lora_rank: 128,
+        qk_nope_head_dim: 64,
+        qk_rope_head_dim: 64,
+        v_head_dim: 64,
+        rope_theta: 10000.0,
+        yarn: None,
+        intermediate_size: 512,
+        first_k_dense_replace: 1,
+        moe_layer_freq: 1,
+        n_routed_experts: 16,
+        n_shared_experts: 1,
+        moe_intermediate_size: 128,
+        num_experts_per_tok: 4,
+        n_group: 4,
+        topk_group: 2,
+        routed_scaling_factor: 2.5,
+        norm_topk_prob: true,
+        limits: Limits {
+            max_step_tokens: 16,
+            max_context: 32,
+        },
+    }
+}
+
+/// The published model.
+fn full() -> Config {
+    Config {
+        name: "deepseek-v3".into(),
+        vocab_size: 129_280,
+        hidden_size: 7168,
+        num_hidden_layers: 61,
+        num_attention_heads: 128,
+        q_lora_rank: Some(1536),
+        kv_lora_rank: 512,
+        qk_nope_head_dim: 128,
+        qk_rope_head_dim: 64,
+        v_head_dim: 128,
+        intermediate_size: 18_432,
+        first_k_dense_replace: 3,
+        n_routed_experts: 256,
+        moe_intermediate_size: 2048,
+        num_experts_per_tok: 8,
+        n_group: 8,
+        topk_group: 4,
+        limits: Limits {
+            max_step_tokens: 4096,
+            max_context: 16_384,
+        },
+        ..tiny()
+    }
+}
+
+fn optimized(module: &Module) -> (Module, Report) {
+    optimize(module, &Target::load("h800").unwrap(), &Options::default()).unwrap()
+}
+
+/// How many there are of each op, one a line.
+fn counts(report: &Report, entry: usize) -> String {
+    let by_op = &report.entries[entry].after.by_op;
+    by_op
+        .iter()
+        .map(|(op, count)| format!("{op} {count}\n"))
+        .collect()
+}
+
+/// Four layers, of which three are routed. Every norm but the last is fused with the cast that follows it and, where
+/// there is one, with the sum before it: 2 * 4 - 1 sums (the first norm has none before it, the last sum none
+/// behind it but through a gather), 4 norms of the low-rank query, and the first norm. Casts that stay by themselves
+/// are those of the attention's output and, in `prefill`, of the cached latents. The 4 sums that stay are the 3 of
+/// shared and routed experts and the last one.
+#[test]
+fn the_tiny_model_is_fused_as_far_as_the_rules_go() {
+    let (_, report) = optimized(&deepseek_v3(&tiny()).unwrap());
+    let expected = "add 4\nadd_rms_norm_quantize 7\nattention 4\ncombine 3\ndispatch 3\ngather 2\n\
+                    grouped_matmul 6\nmatmul 32\nmla_cache_write 4\nquantize 8\nreshape 12\nrms_norm 1\n\
+                    rms_norm_quantize 5\nrope 4\nroute 3\nsample 1\nslice 24\nswiglu_quantize 7\n";
+    assert_eq!(counts(&report, 0), expected);
+    let expected = "add 4\nadd_rms_norm_quantize 7\nattention 4\nbatched_matmul 8\ncombine 3\ndispatch 3\n\
+                    gather 2\ngrouped_matmul 6\nmatmul 28\nmla_cache_write 4\nquantize 4\nreshape 12\nrms_norm 1\n\
+                    rms_norm_quantize 5\nrope 4\nroute 3\nsample 1\nslice 16\nswiglu_quantize 7\n";
+    assert_eq!(counts(&report, 1), expected);
+    for entry in &report.entries {
+        assert!(entry.saturated);
+        assert!(entry.after.bytes < entry.before.bytes);
+        assert!(entry.after.nanoseconds < entry.before.nanoseconds);
+        // The routed layers, and only those.
+        let rule = entry
+            .rewrites
+            .iter()
+            .find(|rewrite| rewrite.rule == "quantize-dispatch")
+            .unwrap();
+        assert_eq!(
+            (rule.count, &rule.layers[..]),
+            (
+                3,
+                &["layers.1", "layers.2", "layers.3"].map(str::to_owned)[..]
+            )
+        );
+    }
+}
+
+#[test]
+fn dispatched_rows_are_quantised_before_they_are_copied() {
+    let (module, _) = optimized(&deepseek_v3(&tiny()).unwrap());
+    for entry in &module.entries {
+        for id in entry
+            .topo()
+            .into_iter()
+            .filter(|id| matches!(entry.op(*id), Op::Dispatch { .. }))
+        {
+            let x = entry.operands(id)[0];
+            assert!(
+                matches!(entry.def(x), Op::AddRmsNormQuantize { .. }),
+                "{}",
+                entry.def(x)
+            );
+            assert_eq!(x.result, 2);
+        }
+    }
+}
+
+/// Random parameters, small enough that sums stay finite over the layers.
+fn parameters(module: &Module) -> Values {
+    let mut rng = Rng::new(7);
+    let params = module.params.iter().map(|param| {
+        let shape: Vec<usize> = param
+            .ty
+            .shape
+            .iter()
+            .map(|dim| dim.as_const().unwrap() as usize)
+            .collect();
+        let tensor = match param.ty.dtype {
+            DType::E4M3 => rng.weight(&shape, 0.1),
+            DType::BF16 => rng.bf16(&shape, 0.5),
+            _ => rng.f32(&shape, 0.5),
+        };
+        (param.name.clone(), tensor.unwrap())
+    });
+    params.collect()
+}
+
+/// A prompt, then one token after it: outputs of both steps, and the caches.
+fn generate(module: &Module, params: &Values) -> Values {
+    let mut states = eval::new_states(module);
+    let mut all = Values::new();
+    for (entry, first, tokens) in [("prefill", 0, 6), ("decode", 6, 1)] {
+        let ints = |values: Vec<i32>| Tensor::i32(&[values.len()], values).unwrap();
+        let float = |value: f32| Tensor::f32(&[1], vec![value]).unwrap();
+        let inputs = [
+            (
+                "tokens",
+                ints((0..tokens).map(|t| (first + t) * 13 % 96).collect()),
+            ),
+            ("positions", ints((first..first + tokens).collect())),
+            ("rows", ints(vec![tokens - 1])),
+            ("temperature", float(0.8)),
+            ("top_p", float(0.9)),
+            ("uniform", float(0.3)),
+        ];
+        let inputs: Values = inputs
+            .into_iter()
+            .map(|(name, tensor)| (name.into(), tensor))
+            .collect();
+        let dims = BTreeMap::from([("C".into(), (first + tokens) as u64)]);
+        let outputs = eval::run(
+            Step {
+                module,
+                entry,
+                dims: &dims,
+                inputs: &inputs,
+                params,
+            },
+            &mut states,
+        )
+        .unwrap();
+        all.extend(
+            outputs
+                .into_iter()
+                .map(|(name, tensor)| (format!("{entry}.{name}").into(), tensor)),
+        );
+    }
+    all.extend(states);
+    all
+}
+
+#[test]
+fn the_tiny_model_computes_the_same_bits_before_and_after() {
+    let before = deepseek_v3(&tiny()).unwrap();
+    let (after, _) = optimized(&before);
+    let params = parameters(&before);
+    let (a, b) = (generate(&before, &params), generate(&after, &params));
+    assert!(
+        a["prefill.logits"]
+            .as_float()
+            .unwrap()
+            .iter()
+            .all(|logit| logit.is_finite())
+    );
+    assert_same(&a, &b, "tiny model");
+}
+
+#[test]
+fn the_result_is_the_same_each_time_and_stays_as_it_is() {
+    let module = deepseek_v3(&tiny()).unwrap();
+    let (once, report) = optimized(&module);
+    // In another thread, after egg has interned names in another order.
+    let again = std::thread::spawn(move || {
+        "(swiglu ?zz)"
+            .parse::<egg::Pattern<crate::egraph::language::Node>>()
+            .unwrap();
+        optimized(&module)
+    });
+    let (again, report_again) = again.join().unwrap();
+    assert_eq!(once.to_string(), again.to_string());
+    assert_eq!(report.to_string(), report_again.to_string());
+    assert_eq!(optimized(&once).0.to_string(), once.to_string());
+}
+
+/// 61 layers, 58 of them routed; the numbers follow as for the tiny model.
+#[test]
+fn the_published_model_saturates_below_its_caps() {
+    let (module, report) = optimized(&deepseek_v3(&full()).unwrap());
+    for entry in &report.entries {
+        assert!(
+            entry.saturated && entry.rounds <= 4,
+            "{} rounds",
+            entry.rounds
+        );
+        let count = |op| entry.after.by_op.get(op).copied().unwrap_or(0);
+        assert_eq!(count("add_rms_norm_quantize"), 2 * 61 - 1);
+        assert_eq!(count("rms_norm_quantize"), 61 + 1);
+        assert_eq!(count("swiglu_quantize"), 61 + 58);
+        assert_eq!(count("mla_cache_write"), 61);
+        assert_eq!(count("concat") + count("cache_write") + count("swiglu"), 0);
+    }
+    let of = |name: &str, at: usize| report.entries[at].after.by_op.get(name).copied();
+    assert_eq!(
+        (of("quantize", 0), of("quantize", 1)),
+        (Some(2 * 61), Some(61))
+    );
+    assert_eq!(module.entries.len(), 2);
+}
+
+fn casts(s: &mut Side) -> Vec<ValueId> {
+    let x = s.bf16("x", ["T".into(), Dim::Const(256)]);
+    let w = s.bf16("w", [256]);
+    let y = s.op(Op::RmsNorm { eps: EPS }, &[x, w]);
+    vec![s.op(Op::Quantize, &[y]), s.op(Op::Quantize, &[y])]
+}
+
+#[test]
+fn one_cast_serves_several_users_and_an_unused_result_is_free() {
+    let side = build("casts", 0, casts);
+    let module = module([side.graph]);
+    let (after, report) = optimized(&module);
+    let entry = &report.entries[0];
+    assert_eq!(counts(&report, 0), "rms_norm_quantize 1\n");
+    assert_eq!(after.entries[0].outputs[0].1, after.entries[0].outputs[1].1);
+    // 8 tokens: x and w are read, codes and scales written, but not the bf16 norm.
+    assert_eq!(
+        entry.after.bytes,
+        8 * 256 * 2 + 256 * 2 + 8 * 256 + 8 * 2 * 4
+    );
+    // Before, the norm is written and read twice, and two casts are written.
+    assert_eq!(
+        entry.before.bytes,
+        8 * 256 * 2 * 4 + 256 * 2 + 2 * (8 * 256 + 8 * 2 * 4)
+    );
+    let shared = entry
+        .rewrites
+        .iter()
+        .find(|rewrite| rewrite.rule == "share-equal")
+        .unwrap();
+    assert_eq!(shared.count, 1);
+}
+
+#[test]
+fn a_sum_that_only_the_norm_reads_is_not_written() {
+    let side = build("sum", 0, |s| {
+        let x = s.bf16("x", ["T".into(), Dim::Const(256)]);
+        let r = s.bf16("r", ["T".into(), Dim::Const(256)]);
+        let w = s.bf16("w", [256]);
+        let sum = s.op(Op::Add, &[x, r]);
+        vec![s.op(Op::RmsNorm { eps: EPS }, &[sum, w])]
+    });
+    let (_, report) = optimized(&module([side.graph]));
+    assert_eq!(counts(&report, 0), "add_rms_norm 1\n");
+    assert_eq!(report.entries[0].after.bytes, 3 * 8 * 256 * 2 + 256 * 2);
+}
+
+/// Quantising all of a wide value to use a narrow part of it would move more bytes, so the cast stays behind
+/// the slice; with both halves in use, one cast of the whole is cheaper than two.
+#[test]
+fn costs_decide_on_which_side_of_a_slice_a_cast_is() {
+    fn halves(s: &mut Side, used: &[u64]) -> Vec<ValueId> {
+        let x = s.bf16("x", ["T".into(), Dim::Const(512)]);
+        let cut = |s: &mut Side, start| {
+            let half = s.slice(x, 1, start, 256);
+            s.op(Op::Quantize, &[half])
+        };
+        used.iter().map(|start| cut(s, *start)).collect()
+    }
+    let one = module([build("one", 0, |s| halves(s, &[256])).graph]);
+    assert_eq!(counts(&optimized(&one).1, 0), "quantize 1\nslice 1\n");
+    let (after, _) = optimized(&one);
+    let root = after.entries[0].outputs[0].1;
+    assert_eq!(*after.entries[0].def(root), Op::Quantize);
+    let both = module([build("both", 0, |s| halves(s, &[0, 256])).graph]);
+    assert_eq!(counts(&optimized(&both).1, 0), "quantize 1\nslice 2\n");
+}
+
+/// A reshape of scales that lie group-major would be a copy, so it is no gain to quantise before it.
+#[test]
+fn a_cast_stays_behind_a_reshape_that_changes_its_rows() {
+    let side = build("heads", 0, |s| {
+        let x = s.bf16("x", ["T".into(), Dim::Const(4), Dim::Const(128)]);
+        let x = s.reshape(x, ["T".into(), Dim::Const(512)]);
+        vec![s.op(Op::Quantize, &[x])]
+    });
+    let (after, _) = optimized(&module([side.graph]));
+    let root = after.entries[0].outputs[0].1;
+    assert_eq!(*after.entries[0].def(root), Op::Quantize);
+}
+
+#[test]
+fn new_ops_keep_the_source_line_of_what_they_replace() {
+    let mut graph = mcc_ir::Graph::new("lines");
+    let at = |line| {
+        Some(SourceLoc {
+            file: "model.rs".into(),
+            line,
+            column: 5,
+        })
+    };
+    let x = graph.input("x", "bf16[T, 512]".parse().unwrap()).unwrap();
+    let y = graph.add1(Op::Swiglu, &[x], at(3)).unwrap();
+    let q = graph.add1(Op::Quantize, &[y], at(4)).unwrap();
+    graph.output("q", q);
+    let (after, _) = optimized(&module([graph]));
+    let entry = &after.entries[0];
+    let root = entry.outputs[0].1;
+    assert_eq!(*entry.def(root), Op::SwigluQuantize);
+    assert_eq!(entry.node(root.node).loc, at(4));
+}
+
+/// Each round composes neighbouring slices, so a long chain outgrows any cap; the result is still right.
+#[test]
+fn caps_end_a_saturation_that_would_grow_without_end() {
+    let width = 900;
+    let side = build("chain", 0, |s| {
+        let mut x = s.bf16("x", ["T".into(), Dim::Const(900)]);
+        for taken in 1..800 {
+            x = s.slice(x, 1, 1, 900 - taken);
+        }
+        vec![x]
+    });
+    let module = module([side.graph.clone()]);
+    let (after, report) = optimized(&module);
+    assert!(!report.entries[0].saturated);
+    assert!(report.entries[0].after.ops < report.entries[0].before.ops);
+    let inputs = side.inputs(&mut Rng::new(1), 2);
+    assert_eq!(inputs["x"].shape(), [2, width]);
+    assert_same(
+        &evaluate(&module, "chain", &inputs),
+        &evaluate(&after, "chain", &inputs),
+        "chain",
+    );
+
+    let none = Options {
+        max_rounds: 0,
+        ..Options::default()
+    };
+    let (same, _) = optimize(&module, &Target::load("h800").unwrap(), &none).unwrap();
+    assert_eq!(same.to_string(), module.to_string());
+}

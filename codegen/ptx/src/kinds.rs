@@ -51,7 +51,7 @@ spelled! {
         F16 = "f16", F16x2 = "f16x2", Bf16 = "bf16", Bf16x2 = "bf16x2",
         Tf32 = "tf32", F32 = "f32", F64 = "f64",
         E4m3 = "e4m3", E5m2 = "e5m2", E4m3x2 = "e4m3x2", E5m2x2 = "e5m2x2",
-        /// The opaque element of `mbarrier`-free legacy objects.
+        /// Opaque types of texture references and the like, in declarations only.
         Texref = "texref", Samplerref = "samplerref", Surfref = "surfref",
     }
 }

@@ -235,8 +235,9 @@ const ALIGN_BITS: i32 = 13;
 
 /// E4M3 codes taken apart once, ready for many sums: structure of arrays, zero padded to a multiple of 32.
 struct Parts {
-    significand: Vec<i32>,
-    exponent: Vec<i32>,
+    value: Vec<f32>,
+    /// Of the significand in [1, 2), or of the format's smallest normals for subnormals.
+    exponent: Vec<i16>,
     /// Padded length of a row.
     stride: usize,
     /// For every 32 values: is there a NaN?
@@ -247,11 +248,15 @@ struct Parts {
 
 impl Parts {
     fn new(codes: &[u8], width: usize) -> Parts {
+        let table: [(f32, i16); 256] = std::array::from_fn(|code| match code as u8 {
+            0 | 0x80 | 0x7f | 0xff => (0.0, ZERO_EXPONENT as i16),
+            code => (e4m3_value(code), e4m3_parts(code).1 as i16),
+        });
         let stride = width.next_multiple_of(WGMMA_K);
         let rows = codes.len().checked_div(width).unwrap_or(0);
         let mut parts = Parts {
-            significand: vec![0; rows * stride],
-            exponent: vec![ZERO_EXPONENT; rows * stride],
+            value: vec![0.0; rows * stride],
+            exponent: vec![ZERO_EXPONENT as i16; rows * stride],
             stride,
             nan: vec![false; rows * stride / WGMMA_K],
             live: vec![false; rows * stride / WGMMA_K],
@@ -259,14 +264,9 @@ impl Parts {
         for (r, row) in codes.chunks_exact(width.max(1)).enumerate() {
             for (c, &code) in row.iter().enumerate() {
                 let at = r * stride + c;
-                if code & 0x7f == 0x7f {
-                    parts.nan[at / WGMMA_K] = true;
-                } else if code & 0x7f != 0 {
-                    let (s, e) = e4m3_parts(code);
-                    parts.significand[at] = s;
-                    parts.exponent[at] = e;
-                    parts.live[at / WGMMA_K] = true;
-                }
+                (parts.value[at], parts.exponent[at]) = table[usize::from(code)];
+                parts.nan[at / WGMMA_K] |= code & 0x7f == 0x7f;
+                parts.live[at / WGMMA_K] |= code & 0x7f != 0;
             }
         }
         parts
@@ -290,29 +290,34 @@ fn sum_block(a: &Parts, a_at: usize, b: &Parts, b_at: usize, c: f32) -> f32 {
     if c.is_infinite() {
         return c;
     }
-    let (a_s, a_e) = (
-        &a.significand[a_at..a_at + WGMMA_K],
-        &a.exponent[a_at..a_at + WGMMA_K],
-    );
-    let (b_s, b_e) = (
-        &b.significand[b_at..b_at + WGMMA_K],
-        &b.exponent[b_at..b_at + WGMMA_K],
+    let (a_v, b_v) = (&a.value[a_at..][..WGMMA_K], &b.value[b_at..][..WGMMA_K]);
+    let (a_e, b_e) = (
+        &a.exponent[a_at..][..WGMMA_K],
+        &b.exponent[b_at..][..WGMMA_K],
     );
     let (c_s, c_e) = f32_parts(c);
 
-    let mut e_max = c_e;
-    for i in 0..WGMMA_K {
-        e_max = e_max.max(a_e[i] + b_e[i]);
-    }
-    // In units of 2^(e_max - 13). A product's significand counts 64ths, the accumulator's 2^-23.
-    let mut sum = shift_right(c_s, 23 - ALIGN_BITS + (e_max - c_e));
-    for i in 0..WGMMA_K {
-        let product = (a_s[i] * b_s[i]) << (ALIGN_BITS - 6);
-        let shift = e_max - (a_e[i] + b_e[i]);
-        // A product has at most 15 bits here, so that any larger shift leaves nothing.
-        sum += (product.abs() >> shift.min(15)) * product.signum();
-    }
-    truncated_f32(sum, e_max - ALIGN_BITS)
+    let products_max = a_e
+        .iter()
+        .zip(b_e)
+        .map(|(a, b)| a + b)
+        .fold(i16::MIN, i16::max);
+    let e_max = c_e.max(i32::from(products_max));
+    // Terms in units of 2^(e_max - 13). A product has eight bits, so that it and its scaling are exact and the
+    // conversion to an integer is the one truncation. A factor beyond f32 occurs with zero products only.
+    let unit = pow2((ALIGN_BITS - e_max).min(127));
+    let products: i32 = a_v
+        .iter()
+        .zip(b_v)
+        .map(|(a, b)| (a * b * unit) as i32)
+        .sum();
+    let accumulator = shift_right(c_s, 23 - ALIGN_BITS + (e_max - c_e));
+    truncated_f32(products + accumulator, e_max - ALIGN_BITS)
+}
+
+/// A power of two in `f32`'s normal range.
+fn pow2(exponent: i32) -> f32 {
+    f32::from_bits(((127 + exponent) as u32) << 23)
 }
 
 /// Signed 24-bit significand and exponent of a finite `f32`; zero has [`ZERO_EXPONENT`].
@@ -353,7 +358,7 @@ fn truncated_f32(units: i32, exponent: i32) -> f32 {
         .max((-126 - ALIGN_BITS) - exponent)
         .clamp(0, 31);
     let kept = (magnitude >> dropped) << dropped;
-    let value = f64::from(kept) * 2f64.powi(exponent);
+    let value = f64::from(kept) * f64::from_bits(((1023 + exponent) as u64) << 52);
     (if units < 0 { -value } else { value }) as f32
 }
 
@@ -437,7 +442,7 @@ fn product(
     interval: usize,
     scale: impl Fn(usize, usize, usize) -> f32,
 ) -> Vec<f32> {
-    let rows = |p: &Parts| p.significand.len().checked_div(p.stride).unwrap_or(0);
+    let rows = |p: &Parts| p.value.len().checked_div(p.stride).unwrap_or(0);
     let (m, n) = (rows(a), rows(b));
     let mut out = Vec::with_capacity(m * n);
     for row in 0..m {

@@ -84,8 +84,10 @@ const TILE_M: [u32; 2] = [64, 128];
 const STAGE_K_BYTES: u64 = 128;
 /// Deeper rings than this hide no more latency.
 const MAX_STAGES: u64 = 8;
-/// From a TMA request to its data, in cycles; an order of magnitude, it only sizes the ring and the fill.
+/// From the first TMA request of a tile to its data, in cycles; an order of magnitude.
 const LATENCY: u64 = 1000;
+/// The same when all SMs read at once: the ring holds the loads of this time.
+const LOADED_LATENCY: u64 = 2000;
 /// Bytes that an SM reads of its shared memory in a cycle (32 banks of 4 bytes).
 const SMEM_BYTES_PER_CYCLE: u64 = 128;
 /// Bytes of the second-level cache that one SM gets in a cycle when all read, an order of magnitude.
@@ -154,7 +156,7 @@ fn candidate(
     let staged_product = m * n * problem.out.bytes();
     let fit =
         u64::from(target.smem_bytes).checked_sub(SMEM_OVERHEAD + staged_product)? / stage_bytes;
-    let wanted = (LATENCY.div_ceil(block) + 1)
+    let wanted = (LOADED_LATENCY.div_ceil(block) + 1)
         .min(MAX_STAGES)
         .min(blocks.max(2));
     let stages = wanted.max(2);

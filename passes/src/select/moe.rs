@@ -121,7 +121,7 @@ impl Lowering<'_> {
             .cloned()
             .into_iter()
             .collect();
-        let name = format!("{}.{node}.row_token", self.graph.name);
+        let name = format!("{}: {} row_token", self.graph.name, self.label(node));
         let row_token = self
             .pool
             .temp(&name, &Type::new(DType::I32, rows), Layouts::Dense)?;

@@ -81,7 +81,7 @@ pub fn order(graph: &Graph) -> Result<Vec<NodeId>, ReadAfterWrite> {
 /// The operand that an op overwrites in place.
 pub fn overwritten(graph: &Graph, node: NodeId) -> Option<ValueId> {
     match graph.op(node) {
-        Op::CacheWrite { .. } | Op::MlaCacheWrite { .. } => graph.operands(node).first().copied(),
+        Op::CacheWrite | Op::MlaCacheWrite { .. } => graph.operands(node).first().copied(),
         _ => None,
     }
 }

@@ -4,7 +4,10 @@
 //! describe it. Nothing here moves data.
 
 use mcc_ir::program::{BufferId, View};
-use mcc_ir::{DType, Dim};
+use mcc_ir::{DType, Dim, NodeId, ValueId};
+
+use super::Lowering;
+use crate::error::PassError;
 
 /// A value in memory: its elements and, when block-scaled, its scales.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +16,75 @@ pub struct Placed {
     pub data: View,
     /// FP32 scales `[.., ceil(N/rows), ceil(K/cols)]`, when block-scaled.
     pub scales: Option<View>,
+}
+
+impl Lowering<'_> {
+    /// `slice(x)`
+    pub(super) fn slice(
+        &mut self,
+        node: NodeId,
+        axis: usize,
+        start: u64,
+        len: u64,
+    ) -> Result<(), PassError> {
+        let x = self.operand(node, 0)?;
+        let from = self.placed(x)?.clone();
+        let scales = match (&from.scales, self.graph.ty(x).scale) {
+            (Some(scales), Some(block)) => {
+                let cut = match scales.shape.len() - axis {
+                    1 => u64::from(block.cols),
+                    2 => u64::from(block.rows),
+                    _ => 1,
+                };
+                Some(slice(scales, axis, start / cut, len.div_ceil(cut)))
+            }
+            _ => None,
+        };
+        let data = slice(&from.data, axis, start, len);
+        self.place_view(node, x, data, scales)
+    }
+
+    /// `reshape(x)`
+    pub(super) fn reshape(&mut self, node: NodeId, shape: &[Dim]) -> Result<(), PassError> {
+        let x = self.operand(node, 0)?;
+        let from = self.placed(x)?.clone();
+        let scale_shape = self.graph.ty(ValueId { node, result: 0 }).scale_shape();
+        let scales = from
+            .scales
+            .as_ref()
+            .map(|s| scale_shape.and_then(|shape| reshape(s, &shape)));
+        let data = reshape(&from.data, shape);
+        self.place_view(node, x, data, scales)
+    }
+
+    fn place_view(
+        &mut self,
+        node: NodeId,
+        x: ValueId,
+        data: Option<View>,
+        scales: Option<Option<View>>,
+    ) -> Result<(), PassError> {
+        let placed = match (data, scales) {
+            (Some(data), None) => Placed { data, scales: None },
+            (Some(data), Some(Some(scales))) => Placed {
+                data,
+                scales: Some(scales),
+            },
+            _ => {
+                let strides = self.placed(x)?.data.strides.clone();
+                return Err(self.unsupported(
+                    node,
+                    x,
+                    format!(
+                        "it has the strides {strides:?}, under which no view has the new shape"
+                    ),
+                    "views never copy: reshape before the slice, or slice another axis",
+                ));
+            }
+        };
+        self.place(ValueId { node, result: 0 }, placed);
+        Ok(())
+    }
 }
 
 /// Row-major strides without gaps; `None` when an inner extent is not constant or on overflow.
@@ -103,6 +175,9 @@ pub fn reshape(view: &View, shape: &[Dim]) -> Option<View> {
 
 /// All leading axes merged into one: `[M, W]`, as row-wise kernels want it.
 pub fn rows(view: &View) -> Option<View> {
+    if view.shape.len() == 2 {
+        return Some(view.clone());
+    }
     let (last, leading) = view.shape.split_last()?;
     reshape(view, &[product(leading)?, last.clone()])
 }

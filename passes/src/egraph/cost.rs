@@ -5,7 +5,6 @@
 //! a fused op takes its own traffic, not its expansion's. Integer arithmetic throughout: equal on every host.
 
 use std::collections::HashMap;
-use std::iter::Sum;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 
 use mcc_ir::module::Module;
@@ -55,12 +54,6 @@ impl AddAssign for Cost {
 impl SubAssign for Cost {
     fn sub_assign(&mut self, other: Cost) {
         *self = *self - other;
-    }
-}
-
-impl Sum for Cost {
-    fn sum<I: Iterator<Item = Cost>>(costs: I) -> Cost {
-        costs.fold(Cost::default(), Add::add)
     }
 }
 
@@ -268,5 +261,84 @@ fn keeps_scale_layout(operands: &[Type], results: &[Type]) -> bool {
     match (operands, results) {
         ([from], [to]) => from.scale != Some(ScaleBlock::ACTIVATION) || from.last() == to.last(),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(op: &Op, operands: &[&str]) -> OpCost {
+        let mut module = Module::new("costs");
+        module.add_dim("T", 1, 16).unwrap();
+        module.add_dim("C", 1, 1 << 62).unwrap();
+        let operands: Vec<Type> = operands.iter().map(|ty| ty.parse().unwrap()).collect();
+        let results = op.infer(&operands).unwrap();
+        CostModel::new(&module, &Target::load("h100").unwrap()).of(op, &operands, &results)
+    }
+
+    #[test]
+    fn a_cache_write_moves_the_rows_of_the_step_alone() {
+        let cost = of(&Op::CacheWrite, &["bf16[C, 192]", "bf16[T, 192]", "i32[T]"]);
+        let rows = 16 * 192 * 2;
+        assert_eq!((cost.reads, &cost.writes[..]), (rows + 16 * 4, &[rows][..]));
+    }
+
+    #[test]
+    fn a_gather_reads_the_rows_that_it_takes() {
+        let cost = of(&Op::Gather, &["bf16[1024, 256]", "i32[T]"]);
+        assert_eq!(cost.reads, 16 * 256 * 2 + 16 * 4);
+    }
+
+    #[test]
+    fn scales_count_and_partial_groups_count_whole() {
+        let cost = of(&Op::Quantize, &["bf16[T, 300]"]);
+        assert_eq!(cost.writes, [16 * 300 + 16 * 3 * 4]);
+        let weights = of(&Op::Dequantize, &["e4m3[300, 200]/f32[128x128]"]);
+        assert_eq!(weights.reads, 300 * 200 + 3 * 2 * 4);
+    }
+
+    #[test]
+    fn a_view_is_free_and_a_reshape_that_moves_scales_is_not() {
+        let shape = |dims: &[u64]| Op::Reshape {
+            shape: dims.iter().map(|n| Dim::Const(*n)).collect(),
+        };
+        assert_eq!(of(&shape(&[4, 128]), &["bf16[512]"]).launches, 0);
+        assert_eq!(
+            of(&shape(&[8, 512]), &["e4m3[4, 2, 512]/f32[1x128]"]).launches,
+            0
+        );
+        assert_eq!(
+            of(&shape(&[4, 1024]), &["e4m3[4, 2, 512]/f32[1x128]"]).launches,
+            1
+        );
+    }
+
+    #[test]
+    fn large_products_are_bound_by_the_tensor_cores_and_small_ones_by_memory() {
+        let matmul = Op::Matmul {
+            out: DType::BF16,
+            promote: 128,
+        };
+        let large = of(&matmul, &["bf16[4096, 4096]", "bf16[4096, 4096]"]);
+        assert!(large.compute > femtoseconds(large.bytes(|_| true), large.bytes_per_s));
+        let small = of(&matmul, &["bf16[T, 4096]", "bf16[4096, 4096]"]);
+        assert!(small.compute < femtoseconds(small.bytes(|_| true), small.bytes_per_s));
+        // E4M3 runs at twice the rate.
+        let fp8 = of(
+            &matmul,
+            &[
+                "e4m3[4096, 4096]/f32[1x128]",
+                "e4m3[4096, 4096]/f32[128x128]",
+            ],
+        );
+        assert_eq!(fp8.compute, large.compute / 2);
+    }
+
+    #[test]
+    fn extents_beyond_any_memory_saturate() {
+        let cost = of(&Op::Add, &["bf16[C, 192]", "bf16[C, 192]"]);
+        assert_eq!(cost.bytes(|_| true), u64::MAX);
+        assert!(cost.total(|_| true) > cost.total(|_| false) - Cost { time: 1, ops: 1 });
     }
 }

@@ -42,7 +42,7 @@ pub(super) struct Rule {
     pub(super) when: fn(&mut Match<'_>) -> Option<()>,
 }
 
-/// Every rule, set by set in the order in which they run.
+/// Every rule, set by set; each round of saturation searches for them in this order.
 pub(super) fn all() -> impl Iterator<Item = &'static Rule> {
     [shapes::RULES, quantize::RULES, fusion::RULES]
         .into_iter()

@@ -402,3 +402,23 @@ fn caps_end_a_saturation_that_would_grow_without_end() {
     let (same, _) = optimize(&module, &Target::load("h800").unwrap(), &none).unwrap();
     assert_eq!(same.to_string(), module.to_string());
 }
+
+/// What is left after fusion is what there are kernels for.
+#[test]
+fn optimised_models_lower_to_programs() {
+    let target = Target::load("h800").unwrap();
+    for config in [tiny(), full()] {
+        let (module, report) = optimized(&deepseek_v3(&config).unwrap());
+        let program = crate::lower(&module, &target, &crate::select::Options::default())
+            .unwrap_or_else(|error| panic!("{}: {error}", config.name));
+        for (entry, report) in program.entries.iter().zip(&report.entries) {
+            assert_eq!(
+                entry.steps.len() as u64,
+                report.after.launches,
+                "{}, {}",
+                config.name,
+                entry.name
+            );
+        }
+    }
+}

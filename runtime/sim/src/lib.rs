@@ -1,2 +1,33 @@
-//! A simulated Hopper device that runs PTX text
+//! A simulated Hopper device that runs PTX text.
+//!
+//! ```text
+//!   PTX ──mcc_ptx──▶ Module ──decode──▶ Kernel ──exec──▶ memory, or a fault
+//!                                          ▲
+//!            grid of CTAs: clusters on host threads, warps in turn
+//! ```
+//!
+//! It runs what any compiler wrote and is told nothing of its intent. Results
+//! are those of an H100 bit for bit where the hardware's arithmetic is known
+//! ([`numerics::wgmma`] says what is measured and what is inferred); the
+//! `.approx` functions are correctly rounded ([`numerics::approx`]); time is
+//! counted in instructions. Memory operations take effect in program order;
+//! asynchronous ones when [`Completion`] says.
+//!
+//! What a program does wrong ends in a [`SimError`] that names the PTX line and
+//! the thread.
+
+mod decode;
+mod error;
+mod exec;
+mod isa;
+mod launch;
+mod mbarrier;
+mod memory;
 pub mod numerics;
+mod schedule;
+mod tensor_map;
+mod tma;
+
+pub use error::{BlockedWarp, Deadlock, Fault, FaultKind, SimError};
+pub use launch::{Completion, Gpu, GpuConfig, LaunchConfig, LaunchStats, Module};
+pub use tensor_map::{Swizzle, TensorElem, TensorMap};

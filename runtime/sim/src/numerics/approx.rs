@@ -31,7 +31,11 @@ pub fn approx_f32(f: Approx, x: f32) -> f32 {
         Approx::Rsqrt => 1.0 / v.sqrt(),
         Approx::Sqrt => v.sqrt(),
     };
-    if r.is_nan() { f32::from_bits(0x7fff_ffff) } else { r as f32 }
+    if r.is_nan() {
+        f32::from_bits(0x7fff_ffff)
+    } else {
+        r as f32
+    }
 }
 
 /// 2^x: the integral part goes to the exponent, so that powers of two are

@@ -17,15 +17,49 @@ pub struct Format {
     pub nan: u32,
 }
 
-pub const E4M3: Format = Format { exp_bits: 4, man_bits: 3, bias: 7, ieee: false, nan: 0x7f };
-pub const E5M2: Format = Format { exp_bits: 5, man_bits: 2, bias: 15, ieee: true, nan: 0x7f };
-pub const F16: Format = Format { exp_bits: 5, man_bits: 10, bias: 15, ieee: true, nan: 0x7fff };
-pub const BF16: Format = Format { exp_bits: 8, man_bits: 7, bias: 127, ieee: true, nan: 0x7fff };
-pub const F32: Format =
-    Format { exp_bits: 8, man_bits: 23, bias: 127, ieee: true, nan: 0x7fff_ffff };
+pub const E4M3: Format = Format {
+    exp_bits: 4,
+    man_bits: 3,
+    bias: 7,
+    ieee: false,
+    nan: 0x7f,
+};
+pub const E5M2: Format = Format {
+    exp_bits: 5,
+    man_bits: 2,
+    bias: 15,
+    ieee: true,
+    nan: 0x7f,
+};
+pub const F16: Format = Format {
+    exp_bits: 5,
+    man_bits: 10,
+    bias: 15,
+    ieee: true,
+    nan: 0x7fff,
+};
+pub const BF16: Format = Format {
+    exp_bits: 8,
+    man_bits: 7,
+    bias: 127,
+    ieee: true,
+    nan: 0x7fff,
+};
+pub const F32: Format = Format {
+    exp_bits: 8,
+    man_bits: 23,
+    bias: 127,
+    ieee: true,
+    nan: 0x7fff_ffff,
+};
 /// Stored in the upper bits of an `f32`: see [`encode_tf32`].
-pub const TF32: Format =
-    Format { exp_bits: 8, man_bits: 10, bias: 127, ieee: true, nan: 0x3ffff };
+pub const TF32: Format = Format {
+    exp_bits: 8,
+    man_bits: 10,
+    bias: 127,
+    ieee: true,
+    nan: 0x3ffff,
+};
 
 /// PTX ISA 9.7.9: `.rn`, `.rz`, `.rm`, `.rp`, `.rna`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,7 +79,11 @@ impl Format {
     /// The largest finite magnitude's code.
     pub const fn max_finite(self) -> u32 {
         let top = ((1 << self.exp_bits) - 1) << self.man_bits;
-        if self.ieee { top - 1 } else { self.sign_bit() - 2 }
+        if self.ieee {
+            top - 1
+        } else {
+            self.sign_bit() - 2
+        }
     }
 
     const fn infinity(self) -> u32 {
@@ -55,18 +93,29 @@ impl Format {
 
 /// The value of a code.
 pub fn decode(code: u32, fmt: Format) -> f64 {
-    let sign = if code & fmt.sign_bit() != 0 { -1.0 } else { 1.0 };
+    let sign = if code & fmt.sign_bit() != 0 {
+        -1.0
+    } else {
+        1.0
+    };
     let magnitude = code & (fmt.sign_bit() - 1);
     if fmt.ieee && magnitude >= fmt.infinity() {
-        return if magnitude == fmt.infinity() { sign * f64::INFINITY } else { f64::NAN };
+        return if magnitude == fmt.infinity() {
+            sign * f64::INFINITY
+        } else {
+            f64::NAN
+        };
     }
     if !fmt.ieee && magnitude == fmt.sign_bit() - 1 {
         return f64::NAN;
     }
     let exp = (magnitude >> fmt.man_bits) as i32;
     let man = magnitude & ((1 << fmt.man_bits) - 1);
-    let (significand, exponent) =
-        if exp == 0 { (man, 1 - fmt.bias) } else { (man | 1 << fmt.man_bits, exp - fmt.bias) };
+    let (significand, exponent) = if exp == 0 {
+        (man, 1 - fmt.bias)
+    } else {
+        (man | 1 << fmt.man_bits, exp - fmt.bias)
+    };
     sign * f64::from(significand) * pow2(exponent - fmt.man_bits as i32)
 }
 
@@ -122,7 +171,11 @@ pub fn encode(x: f64, fmt: Format, rounding: Rounding, satfinite: bool) -> u32 {
     let (mut kept, rest, half) = if shift >= 64 {
         (0, 1, 2) // Below half of the smallest step.
     } else {
-        (significand >> shift, significand & ((1u64 << shift) - 1), 1u64 << (shift - 1))
+        (
+            significand >> shift,
+            significand & ((1u64 << shift) - 1),
+            1u64 << (shift - 1),
+        )
     };
     let up = match rounding {
         Rounding::NearestEven => rest > half || (rest == half && kept & 1 == 1),
@@ -171,7 +224,11 @@ pub fn f32_to_bf16(x: u32) -> u16 {
 /// `f32` to `f16`, round to nearest even.
 #[inline(always)]
 pub fn f32_to_f16(x: f32) -> u16 {
-    if x.is_nan() { 0x7fff } else { half::f16::from_f32(x).to_bits() }
+    if x.is_nan() {
+        0x7fff
+    } else {
+        half::f16::from_f32(x).to_bits()
+    }
 }
 
 #[inline(always)]
@@ -211,7 +268,11 @@ pub fn to_int(x: f64, rounding: Rounding, bits: u32, signed: bool) -> u64 {
 /// Clamps an integer of one type to the range of another; the result is the
 /// two's-complement pattern in 64 bits.
 pub fn saturate_int(v: u64, from_signed: bool, from: u32, to: u32, to_signed: bool) -> u64 {
-    let wide = if from_signed { i128::from(sign_extend(v, from) as i64) } else { i128::from(zero_extend(v, from)) };
+    let wide = if from_signed {
+        i128::from(sign_extend(v, from) as i64)
+    } else {
+        i128::from(zero_extend(v, from))
+    };
     let (low, high) = if to_signed {
         (-(1i128 << (to - 1)), (1i128 << (to - 1)) - 1)
     } else {
@@ -267,7 +328,10 @@ mod tests {
         // The value that would follow the largest finite one.
         let high = table.get(above).copied().unwrap_or_else(|| {
             let step = table[table.len() - 1].0 - table[table.len() - 2].0;
-            (table[table.len() - 1].0 + step, if fmt.ieee { low.1 + 1 } else { fmt.nan })
+            (
+                table[table.len() - 1].0 + step,
+                if fmt.ieee { low.1 + 1 } else { fmt.nan },
+            )
         });
         let take_high = match r {
             Rounding::NearestEven => {
@@ -310,10 +374,20 @@ mod tests {
             for pair in t.windows(2) {
                 let (a, b) = (pair[0].0, pair[1].0);
                 let mid = (a + b) / 2.0;
-                let near = [mid, a + (b - a) * 0.25, a + (b - a) * 0.75, f64::from_bits(mid.to_bits() + 1), f64::from_bits(mid.to_bits() - 1)];
+                let near = [
+                    mid,
+                    a + (b - a) * 0.25,
+                    a + (b - a) * 0.75,
+                    f64::from_bits(mid.to_bits() + 1),
+                    f64::from_bits(mid.to_bits() - 1),
+                ];
                 for x in near.into_iter().flat_map(|x| [x, -x]) {
                     for mode in MODES {
-                        assert_eq!(encode(x, fmt, mode, false), by_search(x, fmt, &t, mode), "{fmt:?} {x:e} {mode:?}");
+                        assert_eq!(
+                            encode(x, fmt, mode, false),
+                            by_search(x, fmt, &t, mode),
+                            "{fmt:?} {x:e} {mode:?}"
+                        );
                     }
                 }
             }
@@ -334,7 +408,10 @@ mod tests {
         assert_eq!(encode(-1e9, F16, Down, false), 0xfc00);
         assert_eq!(encode(f64::INFINITY, F16, Zero, false), 0x7c00);
         assert_eq!(encode(1e-300, F16, Up, false), 1);
-        assert_eq!(encode_tf32(1.0 + 2f32.powi(-11), NearestAway, false), 0x3f80_2000);
+        assert_eq!(
+            encode_tf32(1.0 + 2f32.powi(-11), NearestAway, false),
+            0x3f80_2000
+        );
     }
 
     #[test]
@@ -344,8 +421,16 @@ mod tests {
             let bits = i.wrapping_mul(2147 * 2 + 1).wrapping_mul(0x9e37_79b1);
             let x = f32::from_bits(bits);
             let wide = f64::from(x);
-            assert_eq!(u32::from(f32_to_bf16(bits)), encode(wide, BF16, Rounding::NearestEven, false), "{bits:#x}");
-            assert_eq!(u32::from(f32_to_f16(x)), encode(wide, F16, Rounding::NearestEven, false), "{bits:#x}");
+            assert_eq!(
+                u32::from(f32_to_bf16(bits)),
+                encode(wide, BF16, Rounding::NearestEven, false),
+                "{bits:#x}"
+            );
+            assert_eq!(
+                u32::from(f32_to_f16(x)),
+                encode(wide, F16, Rounding::NearestEven, false),
+                "{bits:#x}"
+            );
         }
         for c in 0..=0xffffu32 {
             let (f, b) = (decode(c, F16), decode(c, BF16));

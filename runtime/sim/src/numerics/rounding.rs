@@ -26,7 +26,11 @@ fn to_odd(s: f64, err: f64) -> f64 {
         return s;
     }
     let away = (err > 0.0) == (s > 0.0);
-    f64::from_bits(if away { s.to_bits() + 1 } else { s.to_bits() - 1 })
+    f64::from_bits(if away {
+        s.to_bits() + 1
+    } else {
+        s.to_bits() - 1
+    })
 }
 
 /// `f64` to `f32` bits in the given mode; NaN is the canonical 0x7fffffff.
@@ -68,7 +72,17 @@ pub fn div_f32(a: f32, b: f32, rounding: Rounding) -> f32 {
     }
     // The remainder of a quotient of 24-bit numbers is exact with one fma.
     let rem = (-q).mul_add(b, a);
-    narrow(to_odd(q, if (rem > 0.0) == (b > 0.0) { rem.abs() } else { -rem.abs() }), rounding)
+    narrow(
+        to_odd(
+            q,
+            if (rem > 0.0) == (b > 0.0) {
+                rem.abs()
+            } else {
+                -rem.abs()
+            },
+        ),
+        rounding,
+    )
 }
 
 pub fn sqrt_f32(a: f32, rounding: Rounding) -> f32 {
@@ -93,7 +107,11 @@ pub fn add_small(a: f64, b: f64, fmt: Format) -> u32 {
 /// Subnormals become zeros of the same sign, as `.ftz` asks.
 #[inline(always)]
 pub fn flush(x: f32) -> f32 {
-    if x.to_bits() & 0x7f80_0000 == 0 { f32::from_bits(x.to_bits() & 0x8000_0000) } else { x }
+    if x.to_bits() & 0x7f80_0000 == 0 {
+        f32::from_bits(x.to_bits() & 0x8000_0000)
+    } else {
+        x
+    }
 }
 
 /// `.sat`: clamps to [0, 1]; NaN becomes +0.
@@ -109,7 +127,11 @@ pub fn min_f32(a: f32, b: f32, nan: bool) -> f32 {
     if a.is_nan() || b.is_nan() {
         return nan_choice(a, b, nan);
     }
-    if a < b || (a == b && a.is_sign_negative()) { a } else { b }
+    if a < b || (a == b && a.is_sign_negative()) {
+        a
+    } else {
+        b
+    }
 }
 
 /// PTX `max`, the mirror of [`min_f32`].
@@ -118,7 +140,11 @@ pub fn max_f32(a: f32, b: f32, nan: bool) -> f32 {
     if a.is_nan() || b.is_nan() {
         return nan_choice(a, b, nan);
     }
-    if a > b || (a == b && a.is_sign_positive()) { a } else { b }
+    if a > b || (a == b && a.is_sign_positive()) {
+        a
+    } else {
+        b
+    }
 }
 
 fn nan_choice(a: f32, b: f32, nan: bool) -> f32 {

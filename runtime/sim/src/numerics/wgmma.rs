@@ -128,7 +128,10 @@ struct Fp8Table {
 }
 
 fn fp8_table(fmt: Format, min_exp: i16) -> Fp8Table {
-    let mut t = Fp8Table { value: [0.0; 256], exp: [0; 256] };
+    let mut t = Fp8Table {
+        value: [0.0; 256],
+        exp: [0; 256],
+    };
     for code in 0..256 {
         let v = decode(code as u32, fmt) as f32;
         t.value[code] = v;
@@ -173,8 +176,11 @@ impl Tile {
                 self.load_16(codes, element, |c| f32::from_bits(u32::from(c) << 16));
             }
             Element::Tf32 => {
-                for ((v, e), c) in
-                    self.values.iter_mut().zip(&mut self.exps).zip(codes.chunks_exact(4))
+                for ((v, e), c) in self
+                    .values
+                    .iter_mut()
+                    .zip(&mut self.exps)
+                    .zip(codes.chunks_exact(4))
                 {
                     // The tensor core ignores the low 13 bits.
                     let bits = u32::from_le_bytes([c[0], c[1], c[2], c[3]]) & !0x1fff;
@@ -192,7 +198,12 @@ impl Tile {
     #[inline(always)]
     fn load_16(&mut self, codes: &[u8], element: Element, f: impl Fn(u16) -> f32) {
         let min = element.min_exp();
-        for ((v, e), c) in self.values.iter_mut().zip(&mut self.exps).zip(codes.chunks_exact(2)) {
+        for ((v, e), c) in self
+            .values
+            .iter_mut()
+            .zip(&mut self.exps)
+            .zip(codes.chunks_exact(2))
+        {
             *v = f(u16::from_le_bytes([c[0], c[1]]));
             *e = exponent(*v, min);
         }
@@ -286,7 +297,8 @@ fn mma_with(path: Path, precision: Precision, a: &Tile, b: &mut Tile, c: &mut [f
         let row = &mut c[i * n..(i + 1) * n];
         if a.zero[i] && !b.any_special {
             // Nothing is added: step 5 alone.
-            row.iter_mut().for_each(|x| *x = truncate(x.to_bits(), precision));
+            row.iter_mut()
+                .for_each(|x| *x = truncate(x.to_bits(), precision));
             continue;
         }
         if !transposed {
@@ -408,10 +420,18 @@ fn row_lanes<const F: i32>(av: &[f32], ae: &[i16], b: &Tile, row: &mut [f32]) {
                 f64::from_bits(v.to_bits() & !0x1fff_ffff) as f32
             };
             let alone = if c[l] == 0.0 { 0 } else { c[l].to_bits() };
-            let mask = if F == 13 { Precision::Fp8.result_mask() } else { !0 };
+            let mask = if F == 13 {
+                Precision::Fp8.result_mask()
+            } else {
+                !0
+            };
             c[l] = if top[l] < ANY_REAL_EXP {
                 // Only the accumulator is there; it may be subnormal.
-                f32::from_bits(if alone & mask & 0x7fff_ffff == 0 { 0 } else { alone & mask })
+                f32::from_bits(if alone & mask & 0x7fff_ffff == 0 {
+                    0
+                } else {
+                    alone & mask
+                })
             } else {
                 value
             };
@@ -436,7 +456,11 @@ pub fn fused_sum(p: Precision, av: &[f32], ae: &[i16], bv: &[f32], be: &[i16], c
         return special;
     }
     let f = p.adder_bits();
-    let c_exp = if c == 0.0 { i32::from(ZERO_EXP) } else { i32::from(exponent(c, -126)) };
+    let c_exp = if c == 0.0 {
+        i32::from(ZERO_EXP)
+    } else {
+        i32::from(exponent(c, -126))
+    };
     let mut e_max = c_exp;
     for k in 0..av.len() {
         if av[k] != 0.0 && bv[k] != 0.0 {
@@ -485,7 +509,11 @@ fn aligned(m: i128, shift: i32) -> i128 {
     } else {
         0
     };
-    if m < 0 { -(moved as i128) } else { moved as i128 }
+    if m < 0 {
+        -(moved as i128)
+    } else {
+        moved as i128
+    }
 }
 
 /// `sum * 2^q` as FP32, truncated to the precision's fraction bits.
@@ -510,7 +538,11 @@ fn compose(sum: i128, q: i32, p: Precision) -> f32 {
     } else {
         0
     } as u32;
-    let bits = if e < -126 { kept } else { (((e + 126) as u32) << 23) + kept };
+    let bits = if e < -126 {
+        kept
+    } else {
+        (((e + 126) as u32) << 23) + kept
+    };
     truncate(sign | bits, p)
 }
 

@@ -16,7 +16,11 @@ fn dot(element: Element, a: &[u8], b: &[u8], c: f32) -> f32 {
     let (av, ae) = at.row(0);
     let (bv, be) = bt.row(0);
     let definition = fused_sum(element.precision(), av, ae, bv, be, c);
-    assert_eq!(out[0].to_bits(), definition.to_bits(), "fast path differs from the definition");
+    assert_eq!(
+        out[0].to_bits(),
+        definition.to_bits(),
+        "fast path differs from the definition"
+    );
     out[0]
 }
 
@@ -25,7 +29,11 @@ fn e4m3(pairs: &[(f64, f64)], c: f32) -> u32 {
     for (i, &(x, y)) in pairs.iter().enumerate() {
         for (v, out) in [(x, &mut a[i]), (y, &mut b[i])] {
             *out = encode(v, E4M3, Rounding::NearestEven, true) as u8;
-            assert_eq!(decode(u32::from(*out), E4M3), v, "the example must be exact");
+            assert_eq!(
+                decode(u32::from(*out), E4M3),
+                v,
+                "the example must be exact"
+            );
         }
     }
     dot(Element::E4m3, &a, &b, c).to_bits()
@@ -39,7 +47,10 @@ fn worked_examples_of_the_fp8_model() {
     assert_eq!(e4m3(&[(1.0, 1.0), (-p(-6), p(-7))], 0.0), 0x3f7f_f800);
     assert_eq!(e4m3(&[(1.75, 1.75), (p(-6), p(-7))], 0.0), 0x4044_0000);
     assert_eq!(e4m3(&[(1.75, 1.75), (p(-6), p(-6))], 0.0), 0x4044_0400);
-    assert_eq!(e4m3(&[(1.0, 1.0), (-1.0, 1.0), (p(-6), p(-7))], 0.0), 0x3900_0000);
+    assert_eq!(
+        e4m3(&[(1.0, 1.0), (-1.0, 1.0), (p(-6), p(-7))], 0.0),
+        0x3900_0000
+    );
     assert_eq!(e4m3(&[(1.0, 1.0), (-1.0, 1.0), (p(-7), p(-7))], 0.0), 0);
     assert_eq!(e4m3(&[], 1.0 + 2f32.powi(-14)), 0x3f80_0000);
     assert_eq!(e4m3(&[(1.0, 1.0)], 16384.0), 0x4680_0000);
@@ -59,11 +70,17 @@ fn nan_and_infinity() {
     a[3] = 0x7c;
     let ones = [0x3cu8; 32];
     assert_eq!(dot(Element::E5m2, &a, &ones, 0.0), f32::INFINITY);
-    assert_eq!(dot(Element::E5m2, &a, &ones, f32::NEG_INFINITY).to_bits(), NAN);
+    assert_eq!(
+        dot(Element::E5m2, &a, &ones, f32::NEG_INFINITY).to_bits(),
+        NAN
+    );
     // An infinity times zero.
     assert_eq!(dot(Element::E5m2, &a, &[0; 32], 0.0).to_bits(), NAN);
     assert_eq!(dot(Element::E4m3, &[0; 32], &one, -0.0).to_bits(), 0);
-    assert_eq!(dot(Element::Bf16, &[0; 32], &ones, f32::from_bits(5)).to_bits(), 5);
+    assert_eq!(
+        dot(Element::Bf16, &[0; 32], &ones, f32::from_bits(5)).to_bits(),
+        5
+    );
 }
 
 /// Random tiles with zeros, subnormals, far exponents and NaN: all paths must
@@ -87,7 +104,13 @@ fn every_inner_loop_equals_the_definition() {
             paths.push(Path::Avx512);
         }
     }
-    let all = [Element::E4m3, Element::E5m2, Element::F16, Element::Bf16, Element::Tf32];
+    let all = [
+        Element::E4m3,
+        Element::E5m2,
+        Element::F16,
+        Element::Bf16,
+        Element::Tf32,
+    ];
     for round in 0..60 {
         for element in all {
             let (rows, n) = (5, 24);
@@ -175,7 +198,10 @@ fn published_h100_results() {
         for line in text.lines().filter(|l| !l.trim().is_empty()) {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let word = |s: &str| u32::from_str_radix(s, 16).expect("hex");
-            let (a, b) = (bytes_of(fields[0], element.bytes()), bytes_of(fields[1], element.bytes()));
+            let (a, b) = (
+                bytes_of(fields[0], element.bytes()),
+                bytes_of(fields[1], element.bytes()),
+            );
             let d = dot(element, &a, &b, f32::from_bits(word(fields[2])));
             assert_eq!(d.to_bits(), word(fields[3]), "{name}: {line}");
             lines += 1;

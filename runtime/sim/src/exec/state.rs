@@ -1,0 +1,284 @@
+//! The state of running CTAs: warps, fragments, shared memory, barriers.
+//!
+//! A *group* is the unit that one host thread runs: the CTAs of one cluster.
+
+use std::collections::VecDeque;
+
+use super::alu::Regs;
+use super::copy::AsyncOp;
+use super::wgmma::{PendingMma, Scratch};
+use crate::isa::{BarRed, Kernel, P, R};
+use crate::launch::Completion;
+use crate::memory::{SHARED_START, Table};
+
+pub const NO_JOIN: u32 = u32::MAX;
+/// Named barriers of a CTA (PTX ISA 9.7.13.1).
+pub const BARRIERS: usize = 16;
+
+/// What a launch fixes for all its CTAs.
+pub struct Env<'a> {
+    pub kernel: &'a Kernel,
+    pub table: &'a Table,
+    pub params: &'a [u8],
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub cluster: [u32; 3],
+    pub dynamic_smem: u32,
+    pub completion: Completion,
+    pub sms: u32,
+    pub limit: Option<u64>,
+    /// Lines of the PTX text.
+    pub lines: &'a [String],
+}
+
+impl Env<'_> {
+    pub fn threads(&self) -> u32 {
+        self.block.iter().product()
+    }
+
+    pub fn shared_bytes(&self) -> u32 {
+        SHARED_START + self.kernel.static_smem + self.dynamic_smem
+    }
+}
+
+/// What a fragment waits for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Wait {
+    Ready,
+    /// The slot is free.
+    Dead,
+    Bar {
+        id: u8,
+        generation: u32,
+        red: Option<(BarRed, P, R)>,
+    },
+    /// The phase of the given parity of an mbarrier.
+    Mbar {
+        cta: u32,
+        offset: u32,
+        parity: bool,
+        d: P,
+    },
+    /// The cluster barrier.
+    Cluster {
+        generation: u32,
+    },
+    /// Other lanes of a `.sync` warp instruction.
+    Members {
+        members: u32,
+    },
+    /// The other warps of a warpgroup, before `wgmma`.
+    Warpgroup,
+    /// `wgmma.wait_group` with products in flight.
+    WgmmaGroups,
+}
+
+/// Lanes with one program counter.
+#[derive(Debug, Clone, Copy)]
+pub struct Frag {
+    pub pc: u32,
+    pub mask: u32,
+    /// Where the lanes meet others: an index into `Warp::joins`, and its pc.
+    pub join: u32,
+    pub join_pc: u32,
+    pub wait: Wait,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Join {
+    pub pc: u32,
+    pub expect: u32,
+    pub arrived: u32,
+    pub parent: u32,
+    pub parent_pc: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Warp {
+    pub regs: Regs,
+    pub frags: Vec<Frag>,
+    pub joins: Vec<Join>,
+    free_joins: Vec<u32>,
+    /// The fragment that runs, for error messages.
+    pub current: usize,
+    pub alive: u32,
+    /// Index of the CTA in the group, and of the warp in the CTA.
+    pub cta: usize,
+    pub index: u32,
+    /// Thread indices of the lanes.
+    pub tid: [[u32; 32]; 3],
+    /// Groups committed so far by each lane.
+    pub bulk_groups: Vec<u32>,
+    pub cp_groups: Vec<u32>,
+    pub wgmma_groups: u32,
+    /// Generation of the cluster barrier that the warp arrived at.
+    pub cluster_arrived: Option<u32>,
+}
+
+impl Warp {
+    pub fn new_join(&mut self, join: Join) -> u32 {
+        if let Some(i) = self.free_joins.pop() {
+            self.joins[i as usize] = join;
+            return i;
+        }
+        self.joins.push(join);
+        (self.joins.len() - 1) as u32
+    }
+
+    pub fn free_join(&mut self, i: u32) {
+        self.free_joins.push(i);
+    }
+
+    pub fn new_frag(&mut self, frag: Frag) {
+        match self.frags.iter_mut().find(|f| f.wait == Wait::Dead) {
+            Some(slot) => *slot = frag,
+            None => self.frags.push(frag),
+        }
+    }
+
+    /// Prepares the warp for a new CTA.
+    pub fn reset(&mut self, kernel: &Kernel, cta: usize, index: u32, block: [u32; 3]) {
+        let threads: u32 = block.iter().product();
+        let count = (threads - index * 32).min(32);
+        self.alive = if count == 32 {
+            u32::MAX
+        } else {
+            (1 << count) - 1
+        };
+        self.regs.r32.clear();
+        self.regs.r32.resize(kernel.rows32, [0; 32]);
+        self.regs.r64.clear();
+        self.regs.r64.resize(kernel.rows64, [0; 32]);
+        self.regs.preds.clear();
+        self.regs.preds.resize(kernel.preds, 0);
+        self.regs.preds[usize::from(crate::isa::P_TRUE)] = u32::MAX;
+        self.frags.clear();
+        self.frags.push(Frag {
+            pc: 0,
+            mask: self.alive,
+            join: NO_JOIN,
+            join_pc: NO_JOIN,
+            wait: Wait::Ready,
+        });
+        self.joins.clear();
+        self.free_joins.clear();
+        self.current = 0;
+        self.cta = cta;
+        self.index = index;
+        for l in 0..32 {
+            let t = index * 32 + l as u32;
+            self.tid[0][l] = t % block[0];
+            self.tid[1][l] = t / block[0] % block[1];
+            self.tid[2][l] = t / block[0] / block[1];
+        }
+        self.bulk_groups.clear();
+        self.bulk_groups.resize(32, 0);
+        self.cp_groups.clear();
+        self.cp_groups.resize(32, 0);
+        self.wgmma_groups = 0;
+        self.cluster_arrived = None;
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Barrier {
+    pub generation: u32,
+    /// Threads that have arrived, in whole warps.
+    pub arrived: u32,
+    /// Threads that it waits for; 0 while nobody has come.
+    pub expected: u32,
+    /// The barrier is for all threads of the CTA that still run.
+    pub all: bool,
+    pub popc: u32,
+    pub and: bool,
+    pub or: bool,
+    pub result: (u32, bool, bool),
+}
+
+/// Memory and barriers of one CTA.
+#[derive(Debug, Default)]
+pub struct Cta {
+    pub block: [u32; 3],
+    /// The index of the block in the grid.
+    pub linear: u64,
+    /// Shared memory from shared address 0 on, in words for alignment.
+    pub shared: Vec<u64>,
+    pub shared_len: u32,
+    pub local: Vec<u64>,
+    /// Bytes of local memory of one thread.
+    pub local_stride: u32,
+    pub barriers: [Barrier; BARRIERS],
+    /// Warps that have not ended.
+    pub warps_alive: u32,
+}
+
+impl Cta {
+    /// Host address of a shared-memory range.
+    #[inline(always)]
+    pub fn shared_ptr(&mut self, offset: u32, len: u64) -> Option<*mut u8> {
+        if offset < SHARED_START || u64::from(offset) + len > u64::from(self.shared_len) {
+            return None;
+        }
+        // SAFETY: the vector holds at least `shared_len` bytes.
+        Some(unsafe { self.shared.as_mut_ptr().cast::<u8>().add(offset as usize) })
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct ClusterBarrier {
+    pub generation: u32,
+    /// Warps that have arrived in this generation.
+    pub arrived: u32,
+}
+
+/// Counters of a launch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub instructions: u64,
+    pub wgmma: u64,
+    pub wgmma_macs: u64,
+    pub bulk_bytes: u64,
+}
+
+/// Work in flight of a group.
+#[derive(Debug, Default)]
+pub struct Flight {
+    pub copies: VecDeque<AsyncOp>,
+    pub mmas: VecDeque<PendingMma>,
+    /// State of the generator for random completion.
+    pub random: u64,
+    /// Counts events that may let a waiting warp go on.
+    pub progress: u64,
+}
+
+impl Flight {
+    /// xorshift64: a number for random completion.
+    pub fn next_random(&mut self) -> u64 {
+        let mut x = self.random | 1;
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random = x;
+        x
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Group {
+    pub ctas: Vec<Cta>,
+    pub warps: Vec<Warp>,
+    pub flight: Flight,
+    pub cluster: ClusterBarrier,
+    pub stats: Counters,
+    pub scratch: Scratch,
+}
+
+/// One warp with everything that it may touch.
+pub struct Core<'a> {
+    pub env: &'a Env<'a>,
+    pub w: &'a mut Warp,
+    pub ctas: &'a mut [Cta],
+    pub flight: &'a mut Flight,
+    pub cluster: &'a mut ClusterBarrier,
+    pub stats: &'a mut Counters,
+}

@@ -1,0 +1,418 @@
+//! `wgmma` (PTX ISA 9.7.15): the asynchronous matrix product of a warpgroup.
+//!
+//! In: four warps at one `wgmma.mma_async`. Out: their accumulators, at once or
+//! when they wait for the group, as [`Completion`] says; until then the
+//! registers hold a NaN pattern.
+//!
+//! Accumulator fragment (9.7.15.5.1), register r of lane l of warp w:
+//!
+//! ```text
+//!   row = 16 w + l / 4 + 8 (r / 2 % 2)      col = 8 (r / 4) + 2 (l % 4) + r % 2
+//! ```
+//!
+//! A in registers: register i holds 4 bytes of K from byte 4 (l % 4) + 16 (i / 2)
+//! of row 16 w + l / 4 + 8 (i % 2).
+//!
+//! Shared-memory descriptors (9.7.15.5.1.2): with W the swizzle's span in bytes,
+//! a row of 32 bytes of K lies at
+//!
+//! ```text
+//!   K-major, swizzled:   start + (row / 8) SBO + (row % 8) W + byte
+//!   K-major, plain:      start + (row / 8) SBO + (row % 8) 16 + (byte / 16) LBO + byte % 16
+//! ```
+//!
+//! and for MN-major 16-bit operands the 16-byte unit u (8 elements along M or
+//! N) of k at
+//!
+//! ```text
+//!   swizzled:            start + (u % (W/16)) 16 + (u / (W/16)) LBO + (k % 8) W + (k / 8) SBO
+//!   plain:               start + u SBO + (k % 8) 16 + (k / 8) LBO
+//! ```
+//!
+//! The swizzle is then applied to the address so found, which is what makes
+//! stepping the start address along K inside the span right.
+
+use super::Next;
+use super::alu::Consts;
+use super::state::{Core, Cta, Group, Wait, Warp};
+use crate::error::{Exec, FaultKind, illegal, trouble};
+use crate::isa::{Kernel, MatrixA, Op, PSrc, Wgmma};
+use crate::launch::Completion;
+use crate::memory::SHARED_START;
+use crate::numerics::wgmma::{Tile, mma};
+use crate::tensor_map::Swizzle;
+
+/// What registers hold while a `wgmma` that writes them is in flight.
+const POISON: u32 = 0x7fc0_dead;
+
+/// Buffers that every `wgmma` reuses.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    a_codes: Vec<u8>,
+    b_codes: Vec<u8>,
+    a: Tile,
+    b: Tile,
+    c: Vec<f32>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct PendingMma {
+    /// First warp of the warpgroup, in the group's list.
+    pub base: usize,
+    pub pc: u32,
+    pub desc_a: u64,
+    pub desc_b: u64,
+    pub scale_d: bool,
+    /// Ordinal of the wgmma-group.
+    pub group: u32,
+}
+
+impl Core<'_> {
+    pub(crate) fn wgmma_op(
+        &mut self,
+        f: usize,
+        op: &Op,
+        active: u32,
+        _consts: Consts<'_>,
+    ) -> Exec<Next> {
+        self.converged(active, "of the warp")?;
+        let first = self.w.index / 4 * 4;
+        if (first + 4) * 32 > self.env.threads() {
+            return Err(illegal(
+                "wgmma needs four whole warps, from a multiple of four on",
+            ));
+        }
+        match op {
+            // Goes on when all four warps are here: see `Group::warpgroup`.
+            Op::Wgmma(_) => {
+                self.w.frags[f].wait = Wait::Warpgroup;
+                Ok(Next::Suspend)
+            }
+            Op::WgmmaCommit => {
+                self.w.wgmma_groups += 1;
+                Ok(Next::Step)
+            }
+            Op::WgmmaWait { .. } if !self.flight.mmas.is_empty() => {
+                self.w.frags[f].wait = Wait::WgmmaGroups;
+                Ok(Next::Suspend)
+            }
+            _ => Ok(Next::Step),
+        }
+    }
+}
+
+/// The fragment of a warp that is converged at a warpgroup instruction.
+fn at_warpgroup(w: &Warp, wait: Wait) -> Option<usize> {
+    w.frags.iter().position(|f| f.wait == wait)
+}
+
+impl Group {
+    /// If all four warps of a warpgroup wait at `wgmma.mma_async`, issues it.
+    /// The fault's warp is the first of them.
+    pub fn warpgroup(
+        &mut self,
+        kernel: &Kernel,
+        completion: Completion,
+        warp: usize,
+    ) -> Exec<bool> {
+        let base = warp - self.warps[warp].index as usize % 4;
+        let mut pcs = [0u32; 4];
+        for (i, pc) in pcs.iter_mut().enumerate() {
+            let Some(w) = self.warps.get(base + i) else {
+                return Ok(false);
+            };
+            let Some(f) = at_warpgroup(w, Wait::Warpgroup) else {
+                return Ok(false);
+            };
+            *pc = w.frags[f].pc;
+        }
+        if pcs.iter().any(|&pc| pc != pcs[0]) {
+            return Err(trouble(
+                None,
+                FaultKind::Illegal(format!(
+                    "the warps of a warpgroup wait at different wgmma instructions: PTX lines {:?}",
+                    pcs.map(|pc| kernel.lines[pc as usize])
+                )),
+            ));
+        }
+        let Op::Wgmma(inst) = &kernel.code[pcs[0] as usize].op else {
+            return Err(illegal("a warpgroup waits where no wgmma is"));
+        };
+        let pending = self.pending(kernel, inst, base, pcs[0])?;
+        let now = match completion {
+            Completion::Early => true,
+            Completion::Late => false,
+            Completion::Random(_) => self.flight.next_random() & 1 == 0,
+        };
+        if now {
+            // Accumulators are updated in the order of issue.
+            self.complete_mmas(kernel, base, u32::MAX)?;
+            self.perform_mma(kernel, &pending)?;
+        } else {
+            for w in &mut self.warps[base..base + 4] {
+                for &d in &inst.d {
+                    w.regs.r32[usize::from(d)] = [POISON; 32];
+                }
+            }
+            self.flight.mmas.push_back(pending);
+        }
+        for w in &mut self.warps[base..base + 4] {
+            if let Some(f) = at_warpgroup(w, Wait::Warpgroup) {
+                w.frags[f].wait = Wait::Ready;
+                w.frags[f].pc += 1;
+            }
+        }
+        Ok(true)
+    }
+
+    fn pending(&self, kernel: &Kernel, inst: &Wgmma, base: usize, pc: u32) -> Exec<PendingMma> {
+        let consts = Consts {
+            c32: &kernel.consts32,
+            c64: &kernel.consts64,
+        };
+        let uniform = |value: &dyn Fn(&Warp) -> [u64; 32], what: &str| -> Exec<u64> {
+            let first = value(&self.warps[base])[0];
+            for w in &self.warps[base..base + 4] {
+                if value(w).iter().any(|&v| v != first) {
+                    return Err(illegal(format!(
+                        "the {what} differs between threads of the warpgroup"
+                    )));
+                }
+            }
+            Ok(first)
+        };
+        let desc_b = uniform(&|w| *w.regs.get64(consts, inst.b), "descriptor of B")?;
+        let desc_a = match inst.a {
+            MatrixA::Descriptor(r) => uniform(&|w| *w.regs.get64(consts, r), "descriptor of A")?,
+            MatrixA::Registers(_) => 0,
+        };
+        let PSrc { .. } = inst.scale_d;
+        let scale = uniform(
+            &|w| [u64::from(w.regs.pred(inst.scale_d)); 32],
+            "scale-d predicate",
+        )?;
+        if scale != 0 && scale as u32 != u32::MAX {
+            return Err(illegal("the scale-d predicate differs between lanes"));
+        }
+        let group = self.warps[base].wgmma_groups;
+        Ok(PendingMma {
+            base,
+            pc,
+            desc_a,
+            desc_b,
+            scale_d: scale != 0,
+            group,
+        })
+    }
+
+    /// Lets warps go on that wait for their wgmma-groups.
+    pub fn drain_mmas(&mut self, kernel: &Kernel, warp: usize) -> Exec<bool> {
+        let w = &self.warps[warp];
+        let Some(f) = at_warpgroup(w, Wait::WgmmaGroups) else {
+            return Ok(false);
+        };
+        let Op::WgmmaWait { pending } = kernel.code[w.frags[f].pc as usize].op else {
+            return Ok(false);
+        };
+        let upto = w.wgmma_groups.saturating_sub(pending);
+        let base = warp - w.index as usize % 4;
+        self.complete_mmas(kernel, base, upto)?;
+        let w = &mut self.warps[warp];
+        w.frags[f].wait = Wait::Ready;
+        w.frags[f].pc += 1;
+        Ok(true)
+    }
+
+    /// Performs the products of a warpgroup in groups below `upto`.
+    fn complete_mmas(&mut self, kernel: &Kernel, base: usize, upto: u32) -> Exec<()> {
+        while let Some(i) = self
+            .flight
+            .mmas
+            .iter()
+            .position(|m| m.base == base && m.group < upto)
+        {
+            if let Some(m) = self.flight.mmas.remove(i) {
+                self.perform_mma(kernel, &m)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn perform_mma(&mut self, kernel: &Kernel, m: &PendingMma) -> Exec<()> {
+        let Op::Wgmma(inst) = &kernel.code[m.pc as usize].op else {
+            return Err(illegal("a pending wgmma without its instruction"));
+        };
+        self.product(kernel, inst, m).map_err(|mut t| {
+            t.pc = Some(m.pc);
+            t
+        })
+    }
+
+    fn product(&mut self, kernel: &Kernel, inst: &Wgmma, m: &PendingMma) -> Exec<()> {
+        let n = usize::from(inst.n);
+        let s = &mut self.scratch;
+        let warps = &mut self.warps[m.base..m.base + 4];
+        let cta = &self.ctas[warps[0].cta];
+        s.a_codes.resize(64 * 32, 0);
+        s.b_codes.resize(n * 32, 0);
+        match &inst.a {
+            MatrixA::Descriptor(_) => gather(cta, m.desc_a, inst.trans_a, &mut s.a_codes)?,
+            MatrixA::Registers(list) => {
+                let consts = Consts {
+                    c32: &kernel.consts32,
+                    c64: &kernel.consts64,
+                };
+                for (w, warp) in warps.iter().enumerate() {
+                    for (i, &r) in list.iter().enumerate() {
+                        let row = warp.regs.get32(consts, r);
+                        for (l, v) in row.iter().enumerate() {
+                            let at =
+                                (16 * w + l / 4 + 8 * (i % 2)) * 32 + 4 * (l % 4) + 16 * (i / 2);
+                            s.a_codes[at..at + 4].copy_from_slice(&v.to_le_bytes());
+                        }
+                    }
+                }
+            }
+        }
+        gather(cta, m.desc_b, inst.trans_b, &mut s.b_codes)?;
+        s.a.load(inst.a_type, &s.a_codes, 64, inst.negate_a);
+        s.b.load(inst.b_type, &s.b_codes, n, inst.negate_b);
+        s.c.resize(64 * n, 0.0);
+        if m.scale_d {
+            for (w, warp) in warps.iter().enumerate() {
+                for (r, &d) in inst.d.iter().enumerate() {
+                    let row = &warp.regs.r32[usize::from(d)];
+                    for (l, &v) in row.iter().enumerate() {
+                        s.c[place(n, w, r, l)] = f32::from_bits(v);
+                    }
+                }
+            }
+        }
+        mma(
+            inst.a_type.precision(),
+            &s.a,
+            &mut s.b,
+            &mut s.c,
+            !m.scale_d,
+        );
+        for (w, warp) in warps.iter_mut().enumerate() {
+            for (r, &d) in inst.d.iter().enumerate() {
+                let row = &mut warp.regs.r32[usize::from(d)];
+                for (l, v) in row.iter_mut().enumerate() {
+                    *v = s.c[place(n, w, r, l)].to_bits();
+                }
+            }
+        }
+        self.stats.wgmma += 1;
+        self.stats.wgmma_macs += (64 * n * inst.a_type.k()) as u64;
+        Ok(())
+    }
+}
+
+/// Index in the row-major accumulator tile of register r of lane l of warp w.
+#[inline(always)]
+fn place(n: usize, w: usize, r: usize, l: usize) -> usize {
+    let row = 16 * w + l / 4 + 8 * (r / 2 % 2);
+    row * n + 8 * (r / 4) + 2 * (l % 4) + r % 2
+}
+
+struct Descriptor {
+    word: u64,
+    start: u32,
+    leading: u32,
+    stride: u32,
+    swizzle: Swizzle,
+}
+
+impl Descriptor {
+    fn parse(word: u64) -> Exec<Descriptor> {
+        let field = |at: u32| ((word >> at & 0x3fff) << 4) as u32;
+        let swizzle = match word >> 62 {
+            0 => Swizzle::None,
+            1 => Swizzle::B128,
+            2 => Swizzle::B64,
+            _ => Swizzle::B32,
+        };
+        let d = Descriptor {
+            word,
+            start: field(0),
+            leading: field(16),
+            stride: field(32),
+            swizzle,
+        };
+        if word >> 49 & 7 != 0 {
+            return Err(d.fault(
+                "a base offset other than 0 is not supported: align the tile to its swizzle atom",
+            ));
+        }
+        Ok(d)
+    }
+
+    fn fault(&self, message: impl Into<String>) -> Box<crate::error::Trouble> {
+        trouble(
+            None,
+            FaultKind::Descriptor {
+                descriptor: self.word,
+                message: message.into(),
+            },
+        )
+    }
+
+    /// The 16 bytes at an address before swizzling.
+    #[inline(always)]
+    fn unit<'a>(&self, shared: &'a [u8], address: u32) -> Exec<&'a [u8]> {
+        let at = self.swizzle.apply(address) as usize;
+        if at < SHARED_START as usize {
+            return Err(self.fault(format!(
+                "it reaches shared address {at:#x}, below the block's memory"
+            )));
+        }
+        shared.get(at..at + 16).ok_or_else(|| {
+            self.fault(format!(
+                "it reaches shared address {at:#x}; the block has {:#x} bytes",
+                shared.len()
+            ))
+        })
+    }
+}
+
+/// Collects the operand as `[rows][32 bytes of K]`.
+fn gather(cta: &Cta, word: u64, mn_major: bool, out: &mut [u8]) -> Exec<()> {
+    let d = Descriptor::parse(word)?;
+    // SAFETY: the vector holds at least `shared_len` bytes.
+    let shared: &[u8] = unsafe {
+        std::slice::from_raw_parts(cta.shared.as_ptr().cast::<u8>(), cta.shared_len as usize)
+    };
+    let span = d.swizzle.span() as u32;
+    let plain = d.swizzle == Swizzle::None;
+    if !mn_major {
+        for (row, bytes) in out.chunks_exact_mut(32).enumerate() {
+            let row = row as u32;
+            let start = d
+                .start
+                .wrapping_add(row / 8 * d.stride)
+                .wrapping_add(row % 8 * span);
+            let second = start.wrapping_add(if plain { d.leading } else { 16 });
+            bytes[..16].copy_from_slice(d.unit(shared, start)?);
+            bytes[16..].copy_from_slice(d.unit(shared, second)?);
+        }
+        return Ok(());
+    }
+    // Eight elements along M or N at one k; 16-bit elements, so 16 of K.
+    let units = span / 16;
+    for u in 0..(out.len() / 32 / 8) as u32 {
+        for k in 0..16u32 {
+            let offset = if plain {
+                u * d.stride + k % 8 * 16 + k / 8 * d.leading
+            } else {
+                u % units * 16 + u / units * d.leading + k % 8 * span + k / 8 * d.stride
+            };
+            let bytes = d.unit(shared, d.start.wrapping_add(offset))?;
+            for (e, x) in bytes.chunks_exact(2).enumerate() {
+                let at = (8 * u as usize + e) * 32 + 2 * k as usize;
+                out[at..at + 2].copy_from_slice(x);
+            }
+        }
+    }
+    Ok(())
+}

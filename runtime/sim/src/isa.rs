@@ -1,0 +1,833 @@
+//! The decoded form of a kernel, which the interpreter runs.
+//!
+//! In: nothing but plain data from `decode`. Registers are rows of 32 lanes:
+//! a 32-bit row holds predicable values of up to 32 bits (16-bit values are
+//! zero-extended), a 64-bit row the rest. An operand index with [`CONST`] set
+//! names a row of the kernel's constants, so that the interpreter does not
+//! tell registers and immediates apart. Predicates are one bit a lane.
+
+use mcc_ptx::{SpecialReg, Type};
+
+use crate::numerics::approx::Approx;
+use crate::numerics::convert::Rounding;
+use crate::numerics::wgmma::Element;
+
+/// A row of 32-bit or of 64-bit values, by the field that holds it.
+pub type R = u16;
+pub const CONST: u16 = 0x8000;
+/// Row 0 of either file takes what nobody reads.
+pub const TRASH: R = 0;
+
+/// A predicate register. [`P_TRUE`] always holds, [`P_TRASH`] is never read.
+pub type P = u16;
+pub const P_TRUE: P = 0;
+pub const P_TRASH: P = 1;
+/// Scratch of instructions that decode to two.
+pub const P_TEMP: P = 2;
+pub const P_FIRST: P = 3;
+
+pub type Row32 = [u32; 32];
+pub type Row64 = [u64; 32];
+pub const FULL: u32 = u32::MAX;
+
+/// A predicate as an operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PSrc {
+    pub p: P,
+    pub negated: bool,
+}
+
+impl PSrc {
+    pub const TRUE: PSrc = PSrc {
+        p: P_TRUE,
+        negated: false,
+    };
+}
+
+/// A row of either width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Row {
+    R32(R),
+    R64(R),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addr {
+    pub base: Row,
+    pub offset: i64,
+}
+
+/// A state space as the interpreter sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    Generic,
+    Global,
+    Shared,
+    Local,
+    Param,
+}
+
+/// Operations with a 32-bit result from up to three 32-bit operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum A32 {
+    Mov,
+    Add,
+    Sub,
+    MulLo,
+    MulHiS,
+    MulHiU,
+    MadLo,
+    MadHiS,
+    MadHiU,
+    DivS,
+    DivU,
+    RemS,
+    RemU,
+    MinS,
+    MinU,
+    MaxS,
+    MaxU,
+    AddSat,
+    SubSat,
+    Sad,
+    SadU,
+    And,
+    Or,
+    Xor,
+    Not,
+    Cnot,
+    Neg,
+    AbsS,
+    Shl,
+    ShrS,
+    ShrU,
+    Popc,
+    Clz,
+    Brev,
+    BfindU,
+    BfindS,
+    BfindShiftU,
+    BfindShiftS,
+    BfeU,
+    BfeS,
+    Bmsk,
+    Prmt,
+    ShfLClamp,
+    ShfLWrap,
+    ShfRClamp,
+    ShfRWrap,
+    Slct,
+    Dp4aUU,
+    Dp4aSS,
+    /// `mul16.hi` on operands already extended to 32 bits.
+    MulHi16,
+    /// `{lo, hi}` of 16-bit halves, and its inverse.
+    Pack16,
+    Low16,
+    High16,
+    FAdd,
+    FSub,
+    FMul,
+    FFma,
+    FDiv,
+    FSqrt,
+    FRcp,
+    FMin,
+    FMax,
+    FMinNan,
+    FMaxNan,
+    FNeg,
+    FAbs,
+    Copysign,
+}
+
+/// Operations on 64-bit rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum A64 {
+    Mov,
+    Add,
+    Sub,
+    MulLo,
+    MulHiS,
+    MulHiU,
+    MadLo,
+    DivS,
+    DivU,
+    RemS,
+    RemU,
+    MinS,
+    MinU,
+    MaxS,
+    MaxU,
+    And,
+    Or,
+    Xor,
+    Not,
+    Cnot,
+    Neg,
+    AbsS,
+    Brev,
+    DAdd,
+    DSub,
+    DMul,
+    DFma,
+    DDiv,
+    DSqrt,
+    DRcp,
+    DMin,
+    DMax,
+    DNeg,
+    DAbs,
+    DCopysign,
+    DRsqrt,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shift {
+    Left,
+    RightS,
+    RightU,
+}
+
+/// 64-bit operand, 32-bit result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count64 {
+    Popc,
+    Clz,
+    BfindU,
+    BfindS,
+    BfindShiftU,
+    BfindShiftS,
+    Low,
+    High,
+}
+
+/// `f32` operations with an explicit rounding mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RndOp {
+    Add,
+    Sub,
+    Mul,
+    Fma,
+    Div,
+    Sqrt,
+    Rcp,
+}
+
+/// Half-precision operations, on one or two halves of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HalfOp {
+    Add,
+    Sub,
+    Mul,
+    Fma,
+    Min,
+    Max,
+    MinNan,
+    MaxNan,
+    Neg,
+    Abs,
+    Ex2,
+    Tanh,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cmp {
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    Equ,
+    Neu,
+    Ltu,
+    Leu,
+    Gtu,
+    Geu,
+    Num,
+    Nan,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CmpType {
+    U32,
+    S32,
+    S16,
+    F32,
+    F16,
+    Bf16,
+    U64,
+    S64,
+    F64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoolOp {
+    And,
+    Or,
+    Xor,
+}
+
+/// A conversion; `decode` has checked that the modifiers go together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cvt {
+    pub to: Type,
+    pub from: Type,
+    pub rounding: Option<Rounding>,
+    /// `.rni` and its like: the result stays a float but becomes integral.
+    pub integral: bool,
+    pub ftz: bool,
+    pub sat: bool,
+    pub satfinite: bool,
+    pub relu: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtomOp {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Exch,
+    Cas,
+    Inc,
+    Dec,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShflMode {
+    Up,
+    Down,
+    Bfly,
+    Idx,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VoteMode {
+    All,
+    Any,
+    Uni,
+    Ballot,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BarRed {
+    Popc,
+    And,
+    Or,
+}
+
+/// Memory ordering and proxy effects. The interpreter executes memory
+/// operations in order, so it does not need them; a checker for races does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceKind {
+    Cta,
+    Cluster,
+    Gpu,
+    Sys,
+    ProxyAsync,
+    ProxyAlias,
+    ProxyTensormap,
+    MbarrierInit,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ld {
+    pub space: Space,
+    /// Bytes of one element.
+    pub size: u8,
+    pub signed: bool,
+    pub addr: Addr,
+    pub dst: Vec<Row>,
+    /// `ld.acquire`, `ld.volatile`, `ld.relaxed`: polls may spin on these.
+    pub strong: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct St {
+    pub space: Space,
+    pub size: u8,
+    pub addr: Addr,
+    pub src: Vec<Row>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Atom {
+    pub op: AtomOp,
+    pub ty: Type,
+    pub space: Space,
+    pub addr: Addr,
+    /// `None` for `red`. One row per vector element.
+    pub dst: Option<Vec<Row>>,
+    pub b: Vec<Row>,
+    /// The new value of `cas`.
+    pub c: Option<Row>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArriveKind {
+    /// `mbarrier.arrive` with its count.
+    Plain,
+    Drop,
+    /// `expect_tx` before an arrival of one.
+    ExpectTx,
+    DropExpectTx,
+    /// `mbarrier.expect_tx`, without arriving.
+    OnlyExpect,
+    /// `mbarrier.complete_tx`.
+    OnlyComplete,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MbarArrive {
+    pub kind: ArriveKind,
+    pub space: Space,
+    pub addr: Addr,
+    /// Arrival count, or bytes.
+    pub operand: R,
+    /// Row that takes the state.
+    pub state: Option<R>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MbarWait {
+    /// `try_wait` may suspend; `test_wait` may not.
+    pub suspend: bool,
+    pub space: Space,
+    pub addr: Addr,
+    /// With `.parity` a 32-bit row, else the state's 64-bit row.
+    pub phase: Row,
+    pub d: P,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum MatrixA {
+    Registers(Vec<R>),
+    Descriptor(R),
+}
+
+/// `wgmma.mma_async` (PTX ISA 9.7.15.5).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wgmma {
+    pub n: u16,
+    pub a_type: Element,
+    pub b_type: Element,
+    /// The accumulator is FP16, two to a register.
+    pub half_acc: bool,
+    pub d: Vec<R>,
+    pub a: MatrixA,
+    pub b: R,
+    pub scale_d: PSrc,
+    pub negate_a: bool,
+    pub negate_b: bool,
+    pub trans_a: bool,
+    pub trans_b: bool,
+}
+
+/// What a bulk copy moves.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BulkKind {
+    /// Tensor tile from global to shared memory.
+    LoadTensor { map: Addr, coords: Vec<R> },
+    /// Bytes from global or shared::cta to shared memory.
+    Load {
+        src: Addr,
+        src_space: Space,
+        bytes: R,
+    },
+    /// Tensor tile from shared to global memory, with an optional reduction.
+    StoreTensor {
+        map: Addr,
+        coords: Vec<R>,
+        reduce: Option<AtomOp>,
+    },
+    /// Bytes from shared to global memory.
+    Store {
+        dst: Addr,
+        bytes: R,
+        reduce: Option<(AtomOp, Type)>,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bulk {
+    pub kind: BulkKind,
+    /// The shared-memory side.
+    pub shared: Addr,
+    /// Completion mechanism of loads.
+    pub mbar: Option<Addr>,
+    /// 16-bit mask of CTAs in the cluster.
+    pub multicast: Option<R>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpAsync {
+    pub dst: Addr,
+    pub src: Addr,
+    pub bytes: u8,
+    /// Source bytes, the rest is zero; or nothing at all when a predicate says.
+    pub src_bytes: Option<R>,
+    pub ignore: Option<PSrc>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Op {
+    Nop,
+    Alu32 {
+        f: A32,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    /// 16-bit integers: operands extended by their sign, result cut to 16 bits.
+    Alu16 {
+        f: A32,
+        signed: bool,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    /// `f32` with `.ftz` or `.sat`.
+    AluF {
+        f: A32,
+        ftz: bool,
+        sat: bool,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    Rnd {
+        f: RndOp,
+        mode: Rounding,
+        ftz: bool,
+        sat: bool,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    Approx {
+        f: Approx,
+        ftz: bool,
+        d: R,
+        a: R,
+    },
+    Half {
+        f: HalfOp,
+        bf16: bool,
+        pair: bool,
+        ftz: bool,
+        sat: bool,
+        relu: bool,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    Lop3 {
+        lut: u8,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    Bfi {
+        d: R,
+        a: R,
+        b: R,
+        pos: R,
+        len: R,
+    },
+    Alu64 {
+        f: A64,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    Shift64 {
+        f: Shift,
+        d: R,
+        a: R,
+        b: R,
+    },
+    MulWide {
+        signed: bool,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    Count64 {
+        f: Count64,
+        d: R,
+        a: R,
+    },
+    Bfe64 {
+        signed: bool,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
+    Bfi64 {
+        d: R,
+        a: R,
+        b: R,
+        pos: R,
+        len: R,
+    },
+    Pack64 {
+        d: R,
+        lo: R,
+        hi: R,
+    },
+    Testp {
+        finite: u8,
+        d: P,
+        a: Row,
+    },
+    Setp {
+        ty: CmpType,
+        cmp: Cmp,
+        ftz: bool,
+        join: Option<(BoolOp, PSrc)>,
+        d: P,
+        q: P,
+        a: R,
+        b: R,
+    },
+    Sel32 {
+        d: R,
+        a: R,
+        b: R,
+        p: PSrc,
+    },
+    Sel64 {
+        d: R,
+        a: R,
+        b: R,
+        p: PSrc,
+    },
+    PredOp {
+        f: BoolOp,
+        d: P,
+        a: PSrc,
+        b: PSrc,
+    },
+    Special32 {
+        d: R,
+        s: SpecialReg,
+    },
+    Special64 {
+        d: R,
+        s: SpecialReg,
+    },
+    Cvt {
+        cvt: Cvt,
+        d: Row,
+        a: Row,
+    },
+    /// Two `f32` to a packed pair; `hi` first as in the text.
+    CvtPair {
+        cvt: Cvt,
+        d: R,
+        hi: R,
+        lo: R,
+    },
+    /// Packed pair to packed pair: FP8 to FP16 and back.
+    CvtPacked {
+        cvt: Cvt,
+        d: R,
+        a: R,
+    },
+    Ld(Box<Ld>),
+    St(Box<St>),
+    Atom(Box<Atom>),
+    /// Adds or removes a window's base; `to` removes it.
+    Cvta {
+        space: Space,
+        to: bool,
+        d: Row,
+        a: Row,
+    },
+    Isspacep {
+        space: Space,
+        d: P,
+        a: Row,
+    },
+    Mapa {
+        generic: bool,
+        d: Row,
+        a: Row,
+        rank: R,
+    },
+    Getctarank {
+        generic: bool,
+        d: R,
+        a: Row,
+    },
+    /// A possibly divergent branch; `join` is where its lanes meet again.
+    Bra {
+        target: u32,
+        join: u32,
+    },
+    BrxIdx {
+        index: R,
+        targets: Vec<u32>,
+        join: u32,
+    },
+    Exit,
+    Trap,
+    /// Yields to other warps.
+    Pause,
+    Shfl {
+        mode: ShflMode,
+        d: R,
+        p: P,
+        a: R,
+        lane: R,
+        clamp: R,
+        members: R,
+    },
+    Vote {
+        mode: VoteMode,
+        d: P,
+        d32: R,
+        a: PSrc,
+        members: R,
+    },
+    Match {
+        all: bool,
+        d: R,
+        p: P,
+        a: Row,
+        members: R,
+    },
+    Redux {
+        f: A32,
+        d: R,
+        a: R,
+        members: R,
+    },
+    Activemask {
+        d: R,
+    },
+    Elect {
+        d: R,
+        p: P,
+        members: R,
+    },
+    WarpSync {
+        members: R,
+    },
+    Bar {
+        id: R,
+        count: Option<R>,
+        arrive: bool,
+        aligned: bool,
+        red: Option<BarRed>,
+        a: PSrc,
+        d: P,
+        d32: R,
+    },
+    ClusterArrive,
+    ClusterWait,
+    Fence(FenceKind),
+    MbarInit {
+        space: Space,
+        addr: Addr,
+        count: R,
+    },
+    MbarInval {
+        space: Space,
+        addr: Addr,
+    },
+    MbarArrive(Box<MbarArrive>),
+    MbarWait(Box<MbarWait>),
+    MbarPending {
+        d: R,
+        a: R,
+    },
+    CpAsync(Box<CpAsync>),
+    CpAsyncCommit,
+    CpAsyncWait {
+        pending: u32,
+        all: bool,
+    },
+    CpAsyncArrive {
+        noinc: bool,
+        space: Space,
+        addr: Addr,
+    },
+    Bulk(Box<Bulk>),
+    BulkCommit,
+    BulkWait {
+        pending: u32,
+    },
+    TensormapCheck {
+        addr: Addr,
+        space: Space,
+    },
+    Wgmma(Box<Wgmma>),
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait {
+        pending: u32,
+    },
+    Setmaxnreg,
+    Ldmatrix {
+        trans: bool,
+        d: Vec<R>,
+        addr: Addr,
+    },
+    Stmatrix {
+        trans: bool,
+        a: Vec<R>,
+        addr: Addr,
+    },
+    Movmatrix {
+        d: R,
+        a: R,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inst {
+    pub guard: PSrc,
+    pub op: Op,
+}
+
+/// A formal parameter's place in the parameter bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParamSlot {
+    pub offset: u32,
+    pub size: u32,
+}
+
+#[derive(Debug, Default)]
+pub struct Kernel {
+    pub name: String,
+    pub code: Vec<Inst>,
+    /// PTX line of every instruction.
+    pub lines: Vec<u32>,
+    pub rows32: usize,
+    pub rows64: usize,
+    pub preds: usize,
+    pub consts32: Vec<Row32>,
+    pub consts64: Vec<Row64>,
+    pub params: Vec<ParamSlot>,
+    pub param_bytes: u32,
+    /// Bytes of static shared memory, counted from [`crate::memory::SHARED_START`].
+    pub static_smem: u32,
+    pub local_bytes: u32,
+    pub max_threads: Option<u64>,
+    pub req_ntid: Option<[u32; 3]>,
+    pub req_cluster: Option<[u32; 3]>,
+}

@@ -1,0 +1,487 @@
+//! The device: memory, modules and launches.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use mcc_ptx::{Init, Item, ItemId, Type, Variable};
+
+use crate::decode;
+use crate::error::SimError;
+use crate::exec::state::{Counters, Env, Group};
+use crate::isa::Kernel;
+use crate::memory::{Memory, Table};
+
+/// When asynchronous work takes effect. A right program gives the same result
+/// under each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// At its issue.
+    Early,
+    /// When nothing else can go on, or a thread waits for it. Accumulators of
+    /// `wgmma` hold NaN until then.
+    Late,
+    /// Somewhere in between, repeatably.
+    Random(u64),
+}
+
+#[derive(Debug, Clone)]
+pub struct GpuConfig {
+    pub name: String,
+    pub sms: u32,
+    pub global_bytes: u64,
+    /// The most shared memory of one block, static and dynamic.
+    pub smem_per_block_optin: u32,
+    pub regs_per_sm: u32,
+    /// Host threads; 0 takes as many as there are.
+    pub threads: usize,
+    pub completion: Completion,
+    /// The most warp instructions of one cluster.
+    pub instruction_limit: Option<u64>,
+}
+
+impl Default for GpuConfig {
+    /// An H100 SXM.
+    fn default() -> GpuConfig {
+        GpuConfig {
+            name: "H100 (simulated)".into(),
+            sms: 132,
+            global_bytes: 80 << 30,
+            smem_per_block_optin: 232_448,
+            regs_per_sm: 65_536,
+            threads: 0,
+            completion: Completion::Early,
+            instruction_limit: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaunchConfig {
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub cluster: [u32; 3],
+    pub dynamic_smem: u32,
+}
+
+impl LaunchConfig {
+    pub fn new(grid: u32, block: u32) -> LaunchConfig {
+        LaunchConfig {
+            grid: [grid, 1, 1],
+            block: [block, 1, 1],
+            cluster: [1; 3],
+            dynamic_smem: 0,
+        }
+    }
+}
+
+/// What a launch did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LaunchStats {
+    pub ctas: u64,
+    pub warp_instructions: u64,
+    pub wgmma: u64,
+    pub wgmma_macs: u64,
+    pub bulk_bytes: u64,
+}
+
+/// One simulated device.
+pub struct Gpu {
+    config: GpuConfig,
+    memory: Arc<Memory>,
+    pool: Option<rayon::ThreadPool>,
+    /// State of finished CTAs, for the next launch.
+    groups: Mutex<Vec<Box<Group>>>,
+}
+
+/// Kernels of one PTX text, ready to run. Clones share them.
+#[derive(Clone)]
+pub struct Module {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    kernels: Vec<Kernel>,
+    lines: Vec<String>,
+    memory: Arc<Memory>,
+    globals: Vec<u64>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for &g in &self.globals {
+            // The address came from `alloc` and is freed once.
+            let _ = self.memory.free(g);
+        }
+    }
+}
+
+impl Module {
+    pub fn kernels(&self) -> impl Iterator<Item = &str> {
+        self.inner.kernels.iter().map(|k| k.name.as_str())
+    }
+
+    /// (offset, size) of each parameter in the bytes that [`Gpu::launch`] takes.
+    pub fn param_layout(&self, kernel: &str) -> Result<Vec<(usize, usize)>, SimError> {
+        let k = self.kernel(kernel)?;
+        Ok(k.params
+            .iter()
+            .map(|p| (p.offset as usize, p.size as usize))
+            .collect())
+    }
+
+    /// Static shared memory of a kernel in bytes.
+    pub fn static_smem(&self, kernel: &str) -> Result<u32, SimError> {
+        Ok(self.kernel(kernel)?.static_smem)
+    }
+
+    fn kernel(&self, name: &str) -> Result<&Kernel, SimError> {
+        self.inner
+            .kernels
+            .iter()
+            .find(|k| k.name == name)
+            .ok_or_else(|| SimError::NoKernel {
+                name: name.into(),
+                known: self.kernels().collect::<Vec<_>>().join(", "),
+            })
+    }
+}
+
+impl Env<'_> {
+    /// A line of the PTX text, for messages.
+    pub fn text(&self, line: u32) -> String {
+        self.lines
+            .get((line as usize).wrapping_sub(1))
+            .cloned()
+            .unwrap_or_default()
+    }
+}
+
+impl Gpu {
+    pub fn new(config: GpuConfig) -> Gpu {
+        let memory = Arc::new(Memory::new(config.global_bytes));
+        // A pool that cannot be built leaves the global one.
+        let pool = match config.threads {
+            0 => None,
+            n => rayon::ThreadPoolBuilder::new().num_threads(n).build().ok(),
+        };
+        Gpu {
+            config,
+            memory,
+            pool,
+            groups: Mutex::default(),
+        }
+    }
+
+    pub fn config(&self) -> &GpuConfig {
+        &self.config
+    }
+
+    /// Zeroed device memory. Distinct allocations never touch.
+    pub fn alloc(&self, bytes: u64, align: u64) -> Result<u64, SimError> {
+        self.memory.alloc(bytes, align)
+    }
+
+    pub fn free(&self, addr: u64) -> Result<(), SimError> {
+        self.memory.free(addr)
+    }
+
+    pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), SimError> {
+        self.memory.with(addr, data.len() as u64, |p| {
+            // SAFETY: `with` has checked the range.
+            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), p, data.len()) }
+        })
+    }
+
+    pub fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), SimError> {
+        self.memory.with(addr, out.len() as u64, |p| {
+            // SAFETY: as above.
+            unsafe { std::ptr::copy_nonoverlapping(p, out.as_mut_ptr(), out.len()) }
+        })
+    }
+
+    pub fn fill(&self, addr: u64, byte: u8, len: u64) -> Result<(), SimError> {
+        self.memory.with(addr, len, |p| {
+            // SAFETY: as above.
+            unsafe { std::ptr::write_bytes(p, byte, len as usize) }
+        })
+    }
+
+    /// Parses and decodes PTX, and places its global variables.
+    pub fn load_module(&self, ptx: &str) -> Result<Module, SimError> {
+        let ast = mcc_ptx::parse(ptx).map_err(|e| SimError::BadPtx {
+            message: e.to_string(),
+        })?;
+        let mut addresses = HashMap::new();
+        let mut globals = Vec::new();
+        for (i, item) in ast.items.iter().enumerate() {
+            if let Item::Variable(v) = item
+                && decode::is_global(v.space)
+                && (v.bytes() > 0)
+            {
+                let at = self.alloc(v.bytes(), v.alignment().clamp(1, 65536))?;
+                globals.push(at);
+                addresses.insert(ItemId(i as u32), at);
+            }
+        }
+        for (i, item) in ast.items.iter().enumerate() {
+            if let (Item::Variable(v), Some(&at)) = (item, addresses.get(&ItemId(i as u32))) {
+                let mut bytes = Vec::new();
+                if let Some(init) = &v.init {
+                    initial(init, v, &addresses, &mut bytes)?;
+                }
+                bytes.truncate(v.bytes() as usize);
+                self.write(at, &bytes)?;
+            }
+        }
+        let kernels = decode::kernels(&ast, &addresses)?;
+        let lines = ptx.lines().map(|l| l.trim().to_owned()).collect();
+        let memory = Arc::clone(&self.memory);
+        Ok(Module {
+            inner: Arc::new(Inner {
+                kernels,
+                lines,
+                memory,
+                globals,
+            }),
+        })
+    }
+
+    /// Runs a kernel to its end. `params` is packed as
+    /// [`Module::param_layout`] says.
+    pub fn launch(
+        &self,
+        module: &Module,
+        kernel: &str,
+        cfg: &LaunchConfig,
+        params: &[u8],
+    ) -> Result<LaunchStats, SimError> {
+        let k = module.kernel(kernel)?;
+        self.check(k, cfg, params)
+            .map_err(|message| SimError::Launch {
+                kernel: k.name.clone(),
+                message,
+            })?;
+        // Parameters are read as words: keep them aligned.
+        let mut words = vec![0u64; params.len().div_ceil(8)];
+        // SAFETY: the vector holds at least `params.len()` bytes.
+        let aligned: &mut [u8] =
+            unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), params.len()) };
+        aligned.copy_from_slice(params);
+        let view: Arc<Table> = self.memory.view();
+        let env = Env {
+            kernel: k,
+            table: &view,
+            params: aligned,
+            grid: cfg.grid,
+            block: cfg.block,
+            cluster: cfg.cluster,
+            dynamic_smem: cfg.dynamic_smem,
+            completion: self.config.completion,
+            sms: self.config.sms.max(1),
+            limit: self.config.instruction_limit,
+            lines: &module.inner.lines,
+        };
+        let clusters = (0..3)
+            .map(|d| u64::from(cfg.grid[d] / cfg.cluster[d]))
+            .product();
+        let c = self.run(&env, clusters)?;
+        Ok(LaunchStats {
+            ctas: cfg.grid.iter().map(|&g| u64::from(g)).product(),
+            warp_instructions: c.instructions,
+            wgmma: c.wgmma,
+            wgmma_macs: c.wgmma_macs,
+            bulk_bytes: c.bulk_bytes,
+        })
+    }
+
+    fn run(&self, env: &Env<'_>, clusters: u64) -> Result<Counters, SimError> {
+        let threads = match &self.pool {
+            Some(p) => p.current_num_threads(),
+            None => rayon::current_num_threads(),
+        };
+        let workers = threads.min(usize::try_from(clusters).unwrap_or(usize::MAX));
+        let shared = Shared {
+            next: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            result: Mutex::default(),
+        };
+        let work = || self.worker(env, clusters, &shared);
+        if workers <= 1 {
+            work();
+        } else {
+            let all = || {
+                rayon::scope(|s| {
+                    for _ in 1..workers {
+                        s.spawn(|_| work());
+                    }
+                    work();
+                });
+            };
+            match &self.pool {
+                Some(p) => p.install(all),
+                None => all(),
+            }
+        }
+        let result = shared
+            .result
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        match result.1 {
+            // Of several faults, that of the first cluster.
+            Some((_, e)) => Err(e),
+            None => Ok(result.0),
+        }
+    }
+
+    fn worker(&self, env: &Env<'_>, clusters: u64, shared: &Shared) {
+        let lock = |m: &Mutex<Vec<Box<Group>>>| match m.lock() {
+            Ok(mut g) => g.pop(),
+            Err(_) => None,
+        };
+        let mut group = lock(&self.groups).unwrap_or_default();
+        let mut sum = Counters::default();
+        let mut failed = None;
+        loop {
+            let cluster = shared.next.fetch_add(1, Ordering::Relaxed);
+            if cluster >= clusters || shared.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            match group.run(env, cluster) {
+                Ok(c) => {
+                    sum.instructions += c.instructions;
+                    sum.wgmma += c.wgmma;
+                    sum.wgmma_macs += c.wgmma_macs;
+                    sum.bulk_bytes += c.bulk_bytes;
+                }
+                Err(e) => {
+                    shared.stop.store(true, Ordering::Relaxed);
+                    failed = Some((cluster, e));
+                    break;
+                }
+            }
+        }
+        if let Ok(mut total) = shared.result.lock() {
+            total.0.instructions += sum.instructions;
+            total.0.wgmma += sum.wgmma;
+            total.0.wgmma_macs += sum.wgmma_macs;
+            total.0.bulk_bytes += sum.bulk_bytes;
+            if let Some((at, e)) = failed
+                && total.1.as_ref().is_none_or(|(first, _)| at < *first)
+            {
+                total.1 = Some((at, e));
+            }
+        }
+        if let Ok(mut idle) = self.groups.lock() {
+            idle.push(group);
+        }
+    }
+
+    fn check(&self, k: &Kernel, cfg: &LaunchConfig, params: &[u8]) -> Result<(), String> {
+        if params.len() != k.param_bytes as usize {
+            return Err(format!(
+                "{} bytes of parameters instead of {}",
+                params.len(),
+                k.param_bytes
+            ));
+        }
+        if cfg.grid.contains(&0) || cfg.block.contains(&0) || cfg.cluster.contains(&0) {
+            return Err(format!("an empty dimension in {cfg:?}"));
+        }
+        let threads: u64 = cfg.block.iter().map(|&b| u64::from(b)).product();
+        if threads > 1024 || cfg.block[2] > 64 {
+            return Err(format!(
+                "a block of {:?} threads is over 1024 (or 64 along z)",
+                cfg.block
+            ));
+        }
+        if cfg.grid[0] > i32::MAX as u32 || cfg.grid[1] > 65535 || cfg.grid[2] > 65535 {
+            return Err(format!("a grid of {:?} blocks", cfg.grid));
+        }
+        if let Some(req) = k.req_ntid
+            && req != cfg.block
+        {
+            return Err(format!(
+                "the kernel requires blocks of {req:?} threads, not {:?}",
+                cfg.block
+            ));
+        }
+        if let Some(max) = k.max_threads
+            && threads > max
+        {
+            return Err(format!("{threads} threads where the kernel allows {max}"));
+        }
+        if let Some(req) = k.req_cluster
+            && req != cfg.cluster
+        {
+            return Err(format!(
+                "the kernel requires clusters of {req:?}, not {:?}",
+                cfg.cluster
+            ));
+        }
+        let ranks: u64 = cfg.cluster.iter().map(|&c| u64::from(c)).product();
+        if ranks > 16 {
+            return Err(format!("a cluster of {ranks} blocks is over 16"));
+        }
+        if (0..3).any(|d| cfg.grid[d] % cfg.cluster[d] != 0) {
+            return Err(format!(
+                "the grid {:?} is no multiple of the cluster {:?}",
+                cfg.grid, cfg.cluster
+            ));
+        }
+        let smem = u64::from(k.static_smem) + u64::from(cfg.dynamic_smem);
+        let most = u64::from(self.config.smem_per_block_optin);
+        if smem > most {
+            return Err(format!("{smem} bytes of shared memory are over {most}"));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    next: AtomicU64,
+    stop: AtomicBool,
+    result: Mutex<(Counters, Option<(u64, SimError)>)>,
+}
+
+/// The bytes of an initialiser (PTX ISA 5.4.4).
+fn initial(
+    init: &Init,
+    v: &Variable,
+    addresses: &HashMap<ItemId, u64>,
+    out: &mut Vec<u8>,
+) -> Result<(), SimError> {
+    let size = v.ty.bytes() as usize;
+    let mut put = |bits: u64| out.extend_from_slice(&bits.to_le_bytes()[..size.min(8)]);
+    match init {
+        Init::Int(i) => put(match v.ty {
+            Type::F32 => u64::from((*i as f32).to_bits()),
+            Type::F64 => (*i as f64).to_bits(),
+            _ => *i as u64,
+        }),
+        Init::F32(b) => put(u64::from(*b)),
+        Init::F64(b) if v.ty == Type::F32 => put(u64::from((f64::from_bits(*b) as f32).to_bits())),
+        Init::F64(b) => put(*b),
+        Init::Addr {
+            item, offset, mask, ..
+        } => {
+            let Some(&at) = addresses.get(item) else {
+                return Err(SimError::BadPtx {
+                    message: format!("the initialiser of `{}` takes an unknown address", v.name),
+                });
+            };
+            let at = at.wrapping_add(*offset as u64);
+            put(match mask {
+                Some(m) if *m != 0 => (at & m) >> m.trailing_zeros(),
+                _ => at,
+            });
+        }
+        Init::List(list) => {
+            for i in list {
+                initial(i, v, addresses, out)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! Runs the CTAs of one cluster on one host thread.
+//!
+//! In: an [`Env`] and the cluster's place in the grid. Out: memory, changed, or
+//! the first fault. Warps run in turn, each until it waits, polls, or has used
+//! its slice. When none can go on, copies in flight are completed, suspended
+//! waits come back as after a time-out, and at last a dead-lock is reported.
+
+use crate::error::{BlockedWarp, Deadlock, Exec, Fault, FaultKind, SimError, Trouble, trouble};
+use crate::exec::Stop;
+use crate::exec::state::{ClusterBarrier, Core, Counters, Cta, Env, Group, Wait};
+use crate::launch::Completion;
+use crate::memory::{RANK_SHIFT, SHARED_START};
+
+/// Instructions that a warp may run before others get their turn.
+const SLICE: u32 = 4096;
+/// Rounds in which suspended waits time out and nothing else happens.
+const TIME_OUTS: u32 = 64;
+/// Rounds in which all warps only poll: memory may yet change from outside.
+const POLLS: u32 = 1 << 20;
+
+impl Group {
+    /// Prepares the group for a cluster.
+    fn reset(&mut self, env: &Env<'_>, cluster: u64) {
+        let ranks: u32 = env.cluster.iter().product();
+        let warps = env.threads().div_ceil(32);
+        let size = env.shared_bytes() as usize;
+        let stride = env.kernel.local_bytes;
+        self.ctas.resize_with(ranks as usize, Cta::default);
+        self.warps
+            .resize_with((ranks * warps) as usize, Default::default);
+        let along = |d: usize| u64::from(env.grid[d] / env.cluster[d]);
+        let at = [
+            cluster % along(0),
+            cluster / along(0) % along(1),
+            cluster / along(0) / along(1),
+        ];
+        for (rank, cta) in self.ctas.iter_mut().enumerate() {
+            let r = rank as u32;
+            let c = env.cluster;
+            let inside = [r % c[0], r / c[0] % c[1], r / c[0] / c[1]];
+            cta.block = std::array::from_fn(|d| at[d] as u32 * c[d] + inside[d]);
+            let g = env.grid.map(u64::from);
+            let b = cta.block.map(u64::from);
+            cta.linear = b[0] + g[0] * (b[1] + g[1] * b[2]);
+            cta.shared.clear();
+            cta.shared.resize(size.div_ceil(8), 0);
+            cta.shared_len = size as u32;
+            cta.local_stride = stride;
+            cta.local.clear();
+            cta.local
+                .resize((stride as usize * warps as usize * 32).div_ceil(8), 0);
+            cta.barriers = Default::default();
+            cta.warps_alive = warps;
+        }
+        for (i, w) in self.warps.iter_mut().enumerate() {
+            w.reset(env.kernel, i / warps as usize, i as u32 % warps, env.block);
+        }
+        self.flight.copies.clear();
+        self.flight.mmas.clear();
+        self.flight.progress = 0;
+        self.flight.random = match env.completion {
+            Completion::Random(seed) => seed ^ (cluster + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            _ => 1,
+        };
+        self.cluster = ClusterBarrier::default();
+        self.stats = Counters::default();
+    }
+
+    fn core<'a>(&'a mut self, env: &'a Env<'a>, warp: usize) -> Core<'a> {
+        Core {
+            env,
+            w: &mut self.warps[warp],
+            ctas: &mut self.ctas,
+            flight: &mut self.flight,
+            cluster: &mut self.cluster,
+            stats: &mut self.stats,
+        }
+    }
+
+    /// Runs a cluster to its end.
+    pub fn run(&mut self, env: &Env<'_>, cluster: u64) -> Result<Counters, SimError> {
+        self.reset(env, cluster);
+        let (mut quiet, mut polls, mut seen) = (0, 0, u64::MAX);
+        loop {
+            let mut round = Round::default();
+            for w in 0..self.warps.len() {
+                self.turn(env, w, &mut round)
+                    .map_err(|t| self.fault(env, w, t))?;
+            }
+            if let Some(limit) = env.limit
+                && self.stats.instructions > limit
+            {
+                let w = self.warps.iter().position(|w| w.alive != 0).unwrap_or(0);
+                return Err(self.fault(env, w, trouble(None, FaultKind::InstructionLimit(limit))));
+            }
+            if self.flight.progress != seen {
+                (quiet, polls, seen) = (0, 0, self.flight.progress);
+            }
+            if matches!(env.completion, Completion::Random(_)) && self.flight.next_random() & 3 == 0
+            {
+                self.complete(env)?;
+            }
+            if round.ran {
+                continue;
+            }
+            if !round.alive {
+                // What is still in flight ends with the kernel.
+                while self.complete(env)? {}
+                return Ok(self.stats);
+            }
+            if self.complete(env)? {
+                continue;
+            }
+            if round.polled {
+                polls += 1;
+                if polls < POLLS {
+                    if polls % 64 == 0 {
+                        std::thread::yield_now();
+                    }
+                    continue;
+                }
+            }
+            quiet += 1;
+            if quiet > TIME_OUTS || !self.time_out(env) {
+                return Err(self.deadlock(env));
+            }
+        }
+    }
+
+    /// Gives one warp its turn.
+    fn turn(&mut self, env: &Env<'_>, w: usize, round: &mut Round) -> Exec<()> {
+        if self.warps[w].alive == 0 {
+            return Ok(());
+        }
+        round.alive = true;
+        let before = self.stats.instructions;
+        match self.core(env, w).run(SLICE)? {
+            Stop::Poll => round.polled = true,
+            Stop::Slice | Stop::Done => round.ran = true,
+            Stop::Blocked => round.ran |= self.stats.instructions != before,
+        }
+        let waits = |g: &Group, wait: Wait| g.warps[w].frags.iter().any(|f| f.wait == wait);
+        if waits(self, Wait::Warpgroup) {
+            round.ran |= self.warpgroup(env.kernel, env.completion, w)?;
+        }
+        if waits(self, Wait::WgmmaGroups) {
+            round.ran |= self.drain_mmas(env.kernel, w)?;
+        }
+        Ok(())
+    }
+
+    fn complete(&mut self, env: &Env<'_>) -> Result<bool, SimError> {
+        let Some(first) = self.flight.copies.front() else {
+            return Ok(false);
+        };
+        let w = first.warp;
+        self.core(env, w)
+            .complete_one()
+            .map_err(|t| self.fault(env, w, t))
+    }
+
+    /// Lets every suspended wait come back with false. False if there is none.
+    fn time_out(&mut self, env: &Env<'_>) -> bool {
+        let mut any = false;
+        for w in 0..self.warps.len() {
+            for f in 0..self.warps[w].frags.len() {
+                if matches!(self.warps[w].frags[f].wait, Wait::Mbar { .. }) {
+                    self.core(env, w).time_out(f);
+                    any = true;
+                }
+            }
+        }
+        any
+    }
+
+    fn fault(&self, env: &Env<'_>, warp: usize, t: Box<Trouble>) -> SimError {
+        let w = &self.warps[warp];
+        let pc =
+            t.pc.or_else(|| w.frags.get(w.current).map(|f| f.pc))
+                .unwrap_or(0);
+        let line = env.kernel.lines.get(pc as usize).copied().unwrap_or(0);
+        SimError::Fault(Box::new(Fault {
+            kernel: env.kernel.name.clone(),
+            line,
+            text: env.text(line),
+            block: self.ctas[w.cta].block,
+            warp: w.index,
+            lane: t.lane,
+            thread: t
+                .lane
+                .map(|l| std::array::from_fn(|d| w.tid[d][l as usize & 31])),
+            kind: t.kind,
+        }))
+    }
+
+    fn deadlock(&mut self, env: &Env<'_>) -> SimError {
+        let mut waits = Vec::new();
+        for w in 0..self.warps.len() {
+            for f in 0..self.warps[w].frags.len() {
+                let frag = self.warps[w].frags[f];
+                if frag.wait == Wait::Dead {
+                    continue;
+                }
+                let reason = self.reason(frag.wait, self.warps[w].cta);
+                let line = env.kernel.lines.get(frag.pc as usize).copied().unwrap_or(0);
+                waits.push(BlockedWarp {
+                    block: self.ctas[self.warps[w].cta].block,
+                    warp: self.warps[w].index,
+                    lanes: frag.mask,
+                    line,
+                    text: env.text(line),
+                    reason,
+                });
+            }
+        }
+        SimError::Deadlock(Box::new(Deadlock {
+            kernel: env.kernel.name.clone(),
+            waits,
+        }))
+    }
+
+    fn reason(&mut self, wait: Wait, cta: usize) -> String {
+        match wait {
+            Wait::Ready | Wait::Dead => "polls without end".into(),
+            Wait::Bar { id, .. } => {
+                let b = self.ctas[cta].barriers[usize::from(id)];
+                format!(
+                    "waits at barrier {id}, where {} of {} threads are",
+                    b.arrived, b.expected
+                )
+            }
+            Wait::Mbar {
+                cta: at,
+                offset,
+                parity,
+                ..
+            } => {
+                let state = self.ctas[at as usize]
+                    .shared_ptr(offset, 8)
+                    // SAFETY: in bounds; aligned when the wait began.
+                    .map(|p| unsafe { crate::memory::load::<8>(p) })
+                    .and_then(|w| crate::mbarrier::Mbarrier::from_word(w).ok());
+                let rank = if at as usize == cta {
+                    0
+                } else {
+                    (u64::from(at) + 1) << RANK_SHIFT
+                };
+                let address = rank | u64::from(offset);
+                let now = state.map_or_else(String::new, |b| {
+                    format!(
+                        "; {} of {} arrivals and {} bytes are missing",
+                        b.pending, b.expected, b.tx
+                    )
+                });
+                format!(
+                    "waits for the mbarrier at shared address {address:#x} (offset {}) to complete its phase of parity {}{now}",
+                    offset - SHARED_START,
+                    u8::from(parity)
+                )
+            }
+            Wait::Cluster { .. } => {
+                format!(
+                    "waits at the cluster barrier, where {} warps are",
+                    self.cluster.arrived
+                )
+            }
+            Wait::Members { members } => format!("waits for lanes {members:#010x} of its warp"),
+            Wait::Warpgroup => "waits for the other warps of its warpgroup".into(),
+            Wait::WgmmaGroups => "waits for wgmma-groups".into(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Round {
+    alive: bool,
+    ran: bool,
+    polled: bool,
+}

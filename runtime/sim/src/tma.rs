@@ -1,0 +1,276 @@
+//! Tile transfers of the tensor memory accelerator (PTX ISA 5.5).
+//!
+//! In: a decoded map, the coordinates of a box, and its place in shared
+//! memory. Out: the box's bytes, moved. A box lies in shared memory densely,
+//! dimension 0 innermost, with the 16-byte units permuted by the swizzle,
+//! which depends on the shared-memory address. Elements out of bounds read as
+//! zero (or NaN) and are not written.
+//!
+//! That a box narrower than its swizzle span is packed without padding is an
+//! assumption. TF32 and `ftz` maps move the bits unchanged.
+
+use mcc_ptx::Type;
+
+use crate::exec::atom;
+use crate::isa::AtomOp;
+use crate::memory::Table;
+use crate::tensor_map::{Swizzle, TensorElem, TensorMap};
+
+/// A tensor map in the form that a transfer needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Tile {
+    pub rank: usize,
+    base: u64,
+    dims: [u64; 5],
+    /// Bytes from one index to the next, of every dimension.
+    strides: [u64; 5],
+    /// Elements of the box, and the step between them in the tensor.
+    counts: [u32; 5],
+    steps: [u32; 5],
+    elem: TensorElem,
+    swizzle: Swizzle,
+    oob_nan: bool,
+    bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    Load,
+    Store,
+    Reduce(AtomOp),
+}
+
+#[derive(Debug)]
+pub enum TileError {
+    Global {
+        address: u64,
+        bytes: u64,
+        hint: String,
+    },
+    Map(String),
+}
+
+impl Tile {
+    pub fn decode(bytes: &[u8; 128]) -> Result<Tile, String> {
+        let map = TensorMap::decode(bytes)?;
+        let rank = map.dims.len();
+        let mut t = Tile {
+            rank,
+            base: map.global_address,
+            dims: [1; 5],
+            strides: [0; 5],
+            counts: [1; 5],
+            steps: [1; 5],
+            elem: map.elem,
+            swizzle: map.swizzle,
+            oob_nan: map.oob_nan,
+            bytes: map.box_bytes(),
+        };
+        t.strides[0] = map.elem.bytes();
+        for (i, n) in map.box_counts().enumerate() {
+            t.counts[i] = n;
+            t.dims[i] = map.dims[i];
+            t.steps[i] = map.elem_strides[i];
+            if i > 0 {
+                t.strides[i] = map.strides[i - 1];
+            }
+        }
+        Ok(t)
+    }
+
+    /// Bytes of the box in shared memory.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Moves the box at `coords`.
+    ///
+    /// # Safety
+    /// `shared` is valid for [`Self::bytes`]; `address` is its shared address.
+    pub unsafe fn transfer(
+        &self,
+        table: &Table,
+        coords: &[i32; 5],
+        shared: *mut u8,
+        address: u32,
+        direction: Direction,
+    ) -> Result<(), TileError> {
+        let size = self.elem.bytes();
+        let row_bytes = u64::from(self.counts[0]) * size;
+        let mut index = [0u32; 5];
+        let mut at = 0u64;
+        loop {
+            // The global address of this row's element 0, if the outer
+            // coordinates are inside.
+            let mut inside = true;
+            let mut row = self.base;
+            for d in 1..self.rank {
+                let x = i64::from(coords[d]) + i64::from(index[d]) * i64::from(self.steps[d]);
+                if x < 0 || x as u64 >= self.dims[d] {
+                    inside = false;
+                    break;
+                }
+                row = row.wrapping_add(x as u64 * self.strides[d]);
+            }
+            // SAFETY: at + row_bytes <= bytes.
+            unsafe {
+                self.row(
+                    table,
+                    inside.then_some(row),
+                    coords[0],
+                    shared,
+                    address,
+                    at,
+                    direction,
+                )?;
+            }
+            at += row_bytes;
+            let mut d = 1;
+            loop {
+                if d >= self.rank {
+                    return Ok(());
+                }
+                index[d] += 1;
+                if index[d] < self.counts[d] {
+                    break;
+                }
+                index[d] = 0;
+                d += 1;
+            }
+        }
+    }
+
+    /// One innermost row of the box.
+    ///
+    /// # Safety
+    /// As [`Self::transfer`]; the row starts `at` bytes into the box.
+    #[allow(clippy::too_many_arguments)] // Private; the row of one transfer.
+    unsafe fn row(
+        &self,
+        table: &Table,
+        row: Option<u64>,
+        first: i32,
+        shared: *mut u8,
+        address: u32,
+        at: u64,
+        direction: Direction,
+    ) -> Result<(), TileError> {
+        let size = self.elem.bytes();
+        let count = self.counts[0];
+        let step = i64::from(self.steps[0]);
+        let first = i64::from(first);
+        // Offset in the box of the byte that lies `b` bytes into the row.
+        let place = |b: u64| -> usize {
+            let linear = address.wrapping_add((at + b) as u32);
+            self.swizzle.apply(linear).wrapping_sub(address) as usize
+        };
+        // Elements of the row that are inside the tensor.
+        let inside = |i: u32| {
+            let x = first + i64::from(i) * step;
+            x >= 0 && (x as u64) < self.dims[0]
+        };
+        let (mut low, mut high) = (0, count);
+        if row.is_none() {
+            (low, high) = (0, 0);
+        } else {
+            while low < high && !inside(low) {
+                low += 1;
+            }
+            while high > low && !inside(high - 1) {
+                high -= 1;
+            }
+        }
+        if direction == Direction::Load && (low > 0 || high < count) {
+            for i in (0..low).chain(high..count) {
+                // SAFETY: inside the box.
+                unsafe { self.fill(shared.add(place(u64::from(i) * size))) };
+            }
+        }
+        let (Some(row), true) = (row, low < high) else {
+            return Ok(());
+        };
+        let start = row.wrapping_add((first + i64::from(low) * step) as u64 * size);
+        let span = (u64::from(high - low - 1) * step as u64 + 1) * size;
+        let Some(global) = table.resolve(start, span) else {
+            return Err(TileError::Global {
+                address: start,
+                bytes: span,
+                hint: table.describe(start),
+            });
+        };
+        let whole = low == 0 && high == count && step == 1;
+        if whole && !matches!(direction, Direction::Reduce(_)) {
+            // 16-byte units stay together; the swizzle moves them.
+            for u in (0..u64::from(count) * size).step_by(16) {
+                // SAFETY: both sides hold the whole row; a row is a multiple
+                // of 16 bytes.
+                unsafe {
+                    let (g, s) = (global.add(u as usize), shared.add(place(u)));
+                    if direction == Direction::Load {
+                        std::ptr::copy_nonoverlapping(g, s, 16);
+                    } else {
+                        std::ptr::copy_nonoverlapping(s, g, 16);
+                    }
+                }
+            }
+            return Ok(());
+        }
+        for i in low..high {
+            // SAFETY: `span` bytes were resolved; the element is inside.
+            unsafe {
+                let g = global.add((u64::from(i - low) * step as u64 * size) as usize);
+                let s = shared.add(place(u64::from(i) * size));
+                match direction {
+                    Direction::Load => std::ptr::copy_nonoverlapping(g, s, size as usize),
+                    Direction::Store => std::ptr::copy_nonoverlapping(s, g, size as usize),
+                    Direction::Reduce(op) => {
+                        let mut v = [0u8; 8];
+                        std::ptr::copy_nonoverlapping(s, v.as_mut_ptr(), size as usize);
+                        let ty = self.reduce_type().ok_or_else(|| {
+                            TileError::Map(format!("{:?} elements cannot be reduced", self.elem))
+                        })?;
+                        atom::update(g, op, ty, u64::from_le_bytes(v), 0);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reduce_type(&self) -> Option<Type> {
+        Some(match self.elem {
+            TensorElem::U8 => return None,
+            TensorElem::U16 => return None,
+            TensorElem::U32 => Type::U32,
+            TensorElem::S32 => Type::S32,
+            TensorElem::U64 => Type::U64,
+            TensorElem::S64 => Type::S64,
+            TensorElem::F16 => Type::F16,
+            TensorElem::Bf16 => Type::Bf16,
+            TensorElem::F64 => Type::F64,
+            _ => Type::F32,
+        })
+    }
+
+    /// What an element out of bounds reads as.
+    ///
+    /// # Safety
+    /// `p` is valid for one element.
+    unsafe fn fill(&self, p: *mut u8) {
+        let nan: u64 = match self.elem {
+            TensorElem::F16 => 0x7fff,
+            TensorElem::Bf16 => 0x7fff,
+            TensorElem::F64 => 0x7fff_ffff_ffff_ffff,
+            _ => 0x7fff_ffff,
+        };
+        let bits = if self.oob_nan { nan } else { 0 };
+        // SAFETY: by the caller's promise.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bits.to_le_bytes().as_ptr(),
+                p,
+                self.elem.bytes() as usize,
+            )
+        };
+    }
+}

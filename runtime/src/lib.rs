@@ -1,1 +1,37 @@
-//! Loads a bundle and runs it on a device
+//! Loads a bundle and runs it on a device.
+//!
+//! In: a bundle (`mcc-bundle`), a checkpoint directory, tokens. Out: logits and tokens.
+//! Holds afterwards: nothing of the checkpoint stays in host memory; device memory is what the manifest
+//! plans; every error says whose fault it is.
+//!
+//! ```text
+//! bundle ──► Model::load ──► Model::load_weights ──► Model::session ──► prefill, decode ──► generate, evaluate
+//!            model.rs        weights/                session.rs                             text.rs
+//!               └── launch.rs: views and expressions become grids, parameters and tensor maps
+//!                      └── device/: `trait Device` and its makers
+//! ```
+
+mod device;
+mod error;
+mod launch;
+mod model;
+mod sampling;
+mod session;
+mod stats;
+mod text;
+mod weights;
+
+pub use device::{
+    Device, DeviceKind, DeviceOptions, DeviceProps, FunctionId, LaunchDims, LaunchReport,
+    ModuleImage, ParamSlot, SimDevice, TensorMapSpec, open_device,
+};
+pub use error::{DeviceError, RuntimeError, WeightError};
+pub use model::{MemoryPlan, Model};
+pub use sampling::{Sampling, SplitMix64};
+pub use session::{LogitRows, Session, StepOutput};
+pub use stats::{KernelStats, PhaseStats, Stats};
+pub use text::{
+    EvalReport, GenerateOptions, Generation, StopReason, eval_windows, evaluate, generate,
+    token_nll,
+};
+pub use weights::{Checkpoint, LoadProgress, e4m3_to_f32, rope_table};

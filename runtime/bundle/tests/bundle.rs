@@ -91,7 +91,7 @@ fn manifest() -> Manifest {
         label: "embed".to_owned(),
         operands: vec![
             view(0, DType::E4m3, &[Dim::Const(200), w.clone()], &[128, 1]),
-            view(3, DType::I32, &[t.clone()], &[1]),
+            view(3, DType::I32, std::slice::from_ref(&t), &[1]),
             view(out, DType::Bf16, &[t.clone(), w.clone()], &[128, 1]),
         ],
     };
@@ -171,7 +171,7 @@ fn manifest() -> Manifest {
         kernels: vec![kernel("gather_a"), kernel("gather_b")],
         entries: vec![Entry {
             name: "prefill".to_owned(),
-            inputs: vec![port("tokens", DType::I32, &[t.clone()], 3)],
+            inputs: vec![port("tokens", DType::I32, std::slice::from_ref(&t), 3)],
             outputs: vec![port("out", DType::Bf16, &[t.clone(), w.clone()], 5)],
             steps: vec![step(0, 4), step(1, 5)],
         }],

@@ -1,0 +1,226 @@
+//! One step of an entry: views and expressions become a grid, parameters and tensor maps.
+//!
+//! In: a validated step, the addresses of its buffers, values of the named dims. Out: a launch.
+//! Holds: parameters lie where the kernel's own declaration has them, which [`check_params`] compares once
+//! when a model is loaded; a tensor map is encoded again only when an extent of its view has changed.
+
+use mcc_bundle::{BufferKind, DimValues, Kernel, Manifest, Param, Step, View};
+
+use crate::device::{Device, FunctionId, LaunchDims, LaunchReport, ParamSlot, TensorMapSpec};
+use crate::error::{DeviceError, RuntimeError};
+
+/// Most blocks along x, y and z (CUDA programming guide, compute capabilities).
+const MAX_GRID: [u64; 3] = [(1 << 31) - 1, 65535, 65535];
+
+/// A step whose addresses are known.
+pub(crate) struct PreparedStep {
+    /// Of each operand's view.
+    addresses: Vec<u64>,
+    /// For each parameter, the tensor map of the last launch.
+    maps: Vec<Option<CachedMap>>,
+}
+
+struct CachedMap {
+    extents: Vec<u64>,
+    encoded: [u8; 128],
+}
+
+/// Compares the manifest's parameters with those that the loaded kernel declares.
+pub(crate) fn check_params(kernel: &Kernel, declared: &[ParamSlot]) -> Result<(), RuntimeError> {
+    let (offsets, _) = kernel.launch.param_offsets();
+    let expected: Vec<ParamSlot> = offsets
+        .into_iter()
+        .zip(&kernel.launch.params)
+        .map(|(offset, param)| ParamSlot {
+            offset,
+            size: param.size_align().0,
+        })
+        .collect();
+    if expected == declared {
+        return Ok(());
+    }
+    let list = |slots: &[ParamSlot]| {
+        let slots: Vec<String> = slots
+            .iter()
+            .map(|slot| format!("{} bytes at {}", slot.size, slot.offset))
+            .collect();
+        if slots.is_empty() {
+            "no parameters".to_owned()
+        } else {
+            slots.join(", ")
+        }
+    };
+    Err(RuntimeError::ParamLayout {
+        kernel: kernel.name.clone(),
+        expected: list(&expected),
+        found: list(declared),
+    })
+}
+
+impl PreparedStep {
+    /// `base` is the address of each buffer, `arena` that of the temporaries' memory.
+    pub fn new(manifest: &Manifest, step: &Step, base: &[u64], arena: u64) -> Self {
+        let address = |view: &View| {
+            let index = view.buffer.0 as usize;
+            let start = match manifest.buffers[index].kind {
+                BufferKind::Temp { offset } => arena + offset,
+                _ => base[index],
+            };
+            start + view.offset
+        };
+        let params = manifest.kernels[step.kernel.0 as usize].launch.params.len();
+        Self {
+            addresses: step.operands.iter().map(address).collect(),
+            maps: (0..params).map(|_| None).collect(),
+        }
+    }
+
+    /// Launches the step; `None` when its grid is empty for these dims.
+    pub fn launch(
+        &mut self,
+        manifest: &Manifest,
+        step: &Step,
+        function: FunctionId,
+        dims: &DimValues,
+        device: &mut dyn Device,
+    ) -> Result<Option<LaunchReport>, LaunchError> {
+        let kernel = &manifest.kernels[step.kernel.0 as usize];
+        let extents = step
+            .operands
+            .iter()
+            .map(|view| {
+                view.shape
+                    .iter()
+                    .map(|dim| dim.resolve(dims))
+                    .collect::<Option<Vec<u64>>>()
+            })
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| LaunchError::Bad("an extent has no value".to_owned()))?;
+        let grid = grid(kernel, &extents, device.props().sms)?;
+        if grid.contains(&0) {
+            return Ok(None);
+        }
+        let params = self.pack(kernel, step, &extents, device)?;
+        let dims = LaunchDims {
+            grid,
+            block: kernel.launch.block,
+            cluster: kernel.launch.cluster,
+            smem_bytes: kernel.launch.smem_bytes,
+        };
+        Ok(Some(device.launch(function, &dims, &params)?))
+    }
+
+    /// The kernel's parameter space.
+    fn pack(
+        &mut self,
+        kernel: &Kernel,
+        step: &Step,
+        extents: &[Vec<u64>],
+        device: &dyn Device,
+    ) -> Result<Vec<u8>, LaunchError> {
+        let (offsets, bytes) = kernel.launch.param_offsets();
+        let mut space = vec![0; bytes];
+        for (i, (param, offset)) in kernel.launch.params.iter().zip(offsets).enumerate() {
+            let operand = param.operand();
+            let mut put = |bytes: &[u8]| space[offset..offset + bytes.len()].copy_from_slice(bytes);
+            match param {
+                Param::Pointer { .. } => put(&self.addresses[operand].to_le_bytes()),
+                Param::Extent { axis, .. } => put(&word(extents[operand][*axis])?.to_le_bytes()),
+                Param::Stride { axis, .. } => {
+                    put(&word(step.operands[operand].strides[*axis])?.to_le_bytes())
+                }
+                Param::TensorMap {
+                    box_dims, swizzle, ..
+                } => {
+                    let slot = &mut self.maps[i];
+                    if !slot
+                        .as_ref()
+                        .is_some_and(|cached| cached.extents == extents[operand])
+                    {
+                        let spec = tensor_map(
+                            &step.operands[operand],
+                            self.addresses[operand],
+                            &extents[operand],
+                            box_dims,
+                            *swizzle,
+                        )?;
+                        let encoded = device.encode_tensor_map(&spec)?;
+                        *slot = Some(CachedMap {
+                            extents: extents[operand].clone(),
+                            encoded,
+                        });
+                    }
+                    if let Some(cached) = slot {
+                        put(&cached.encoded);
+                    }
+                }
+            }
+        }
+        Ok(space)
+    }
+}
+
+/// Why a step did not run.
+pub(crate) enum LaunchError {
+    /// The program is wrong.
+    Bad(String),
+    /// The device refused or failed.
+    Device(DeviceError),
+}
+
+impl From<DeviceError> for LaunchError {
+    fn from(err: DeviceError) -> Self {
+        Self::Device(err)
+    }
+}
+
+fn word(value: u64) -> Result<u32, LaunchError> {
+    u32::try_from(value)
+        .map_err(|_| LaunchError::Bad(format!("parameter {value} does not fit 32 bits")))
+}
+
+fn grid(kernel: &Kernel, extents: &[Vec<u64>], sms: u32) -> Result<[u32; 3], LaunchError> {
+    let extent = |operand: usize, axis: usize| extents.get(operand)?.get(axis).copied();
+    let mut grid = [0; 3];
+    for ((blocks, expr), max) in grid.iter_mut().zip(&kernel.launch.grid).zip(MAX_GRID) {
+        let value = expr
+            .eval(&extent, u64::from(sms))
+            .map_err(|err| LaunchError::Bad(format!("grid: {err}")))?;
+        *blocks = u32::try_from(value)
+            .ok()
+            .filter(|_| value <= max)
+            .ok_or_else(|| {
+                LaunchError::Bad(format!(
+                    "a grid of {value} blocks along one axis, at most {max} can be"
+                ))
+            })?;
+    }
+    Ok(grid)
+}
+
+/// A view with its axes reversed, as tensor maps have them.
+fn tensor_map(
+    view: &View,
+    address: u64,
+    extents: &[u64],
+    box_dims: &[u32],
+    swizzle: u32,
+) -> Result<TensorMapSpec, LaunchError> {
+    let size = view.dtype.bytes();
+    let strides = view
+        .strides
+        .iter()
+        .rev()
+        .skip(1)
+        .map(|stride| stride.checked_mul(size))
+        .collect::<Option<Vec<u64>>>()
+        .ok_or_else(|| LaunchError::Bad("a stride that overflows".to_owned()))?;
+    Ok(TensorMapSpec {
+        dtype: view.dtype,
+        address,
+        dims: extents.iter().rev().copied().collect(),
+        strides,
+        box_dims: box_dims.to_vec(),
+        swizzle,
+    })
+}

@@ -1,0 +1,392 @@
+//! A bundle on a device: buffers allocated, kernels loaded, entries ready to execute.
+//!
+//! In: a bundle and a device. Out: executions of an entry, from input bytes to output bytes.
+//! Holds: the manifest was validated, so indices into it are in range; addresses are final from loading on.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mcc_bundle::{BufferId, BufferKind, Bundle, DimValues, Manifest, Port};
+
+use crate::device::{Device, FunctionId, ModuleImage};
+use crate::error::RuntimeError;
+use crate::launch::{LaunchError, PreparedStep, check_params};
+use crate::session::Session;
+use crate::stats::Stats;
+use crate::weights::{self, LoadProgress};
+
+/// A loaded model.
+pub struct Model {
+    device: Box<dyn Device>,
+    manifest: Manifest,
+    /// Of each buffer; temporaries have theirs in the arena.
+    addresses: Vec<u64>,
+    functions: Vec<FunctionId>,
+    /// Steps of each entry, in the order of the manifest.
+    entries: Vec<Vec<PreparedStep>>,
+    weights_loaded: bool,
+    stats: Stats,
+}
+
+/// Device memory of a model, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct MemoryPlan {
+    /// Parameters and their scales.
+    pub weights: u64,
+    /// KV caches.
+    pub states: u64,
+    /// Inputs and outputs.
+    pub ports: u64,
+    /// The temporaries' arena.
+    pub arena: u64,
+    /// What the temporaries would take if none shared memory.
+    pub temporaries: u64,
+}
+
+impl MemoryPlan {
+    /// Sums up the buffers of a manifest.
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        let mut plan = Self {
+            arena: manifest.arena_bytes,
+            ..Self::default()
+        };
+        for buffer in &manifest.buffers {
+            let sum = match buffer.kind {
+                BufferKind::Weight => &mut plan.weights,
+                BufferKind::State => &mut plan.states,
+                BufferKind::Input | BufferKind::Output => &mut plan.ports,
+                BufferKind::Temp { .. } => &mut plan.temporaries,
+            };
+            // Temporaries may overlap without end; a hostile manifest cannot make the sum wrap.
+            *sum = sum.saturating_add(buffer.bytes);
+        }
+        plan
+    }
+}
+
+impl Model {
+    /// Allocates the buffers and loads the kernels of a bundle.
+    ///
+    /// # Errors
+    /// When the bundle contradicts itself, is for another device, or the device refuses.
+    pub fn load(mut device: Box<dyn Device>, bundle: Bundle) -> Result<Self, RuntimeError> {
+        let start = Instant::now();
+        let Bundle {
+            manifest,
+            ptx,
+            cubins,
+            ..
+        } = bundle;
+        manifest.validate()?;
+        let props = device.props();
+        if props.arch != manifest.target.arch {
+            return Err(RuntimeError::WrongTarget {
+                needed: manifest.target.arch.clone(),
+                device: props.name.clone(),
+                found: props.arch.clone(),
+            });
+        }
+        let mut addresses = Vec::with_capacity(manifest.buffers.len());
+        for buffer in &manifest.buffers {
+            addresses.push(match buffer.kind {
+                BufferKind::Temp { .. } => 0,
+                BufferKind::State => {
+                    let address = device.alloc(buffer.bytes, &buffer.name)?;
+                    device.fill(address, 0, buffer.bytes)?;
+                    address
+                }
+                _ => device.alloc(buffer.bytes, &buffer.name)?,
+            });
+        }
+        let arena = match manifest.arena_bytes {
+            0 => 0,
+            bytes => device.alloc(bytes, "temporaries")?,
+        };
+        let mut functions = Vec::with_capacity(manifest.kernels.len());
+        for ((kernel, ptx), cubin) in manifest.kernels.iter().zip(&ptx).zip(&cubins) {
+            let image = ModuleImage {
+                kernel: &kernel.name,
+                ptx,
+                cubin: cubin.as_deref(),
+            };
+            let function = device.load_module(&image)?;
+            check_params(kernel, &device.param_layout(function)?)?;
+            functions.push(function);
+        }
+        if functions.len() != manifest.kernels.len() {
+            return Err(mcc_bundle::BundleError::MissingSection {
+                section: "ptx".to_owned(),
+            }
+            .into());
+        }
+        let entries = manifest
+            .entries
+            .iter()
+            .map(|entry| {
+                entry
+                    .steps
+                    .iter()
+                    .map(|step| PreparedStep::new(&manifest, step, &addresses, arena))
+                    .collect()
+            })
+            .collect();
+        let weights_loaded = manifest.params.is_empty();
+        let stats = Stats {
+            load: start.elapsed(),
+            ..Stats::default()
+        };
+        Ok(Self {
+            device,
+            manifest,
+            addresses,
+            functions,
+            entries,
+            weights_loaded,
+            stats,
+        })
+    }
+
+    /// Fills the weight buffers from a Hugging Face checkpoint directory.
+    ///
+    /// # Errors
+    /// When a tensor is missing, damaged, or not of the type that the bundle wants.
+    pub fn load_weights(
+        &mut self,
+        dir: impl AsRef<Path>,
+        progress: &mut dyn FnMut(LoadProgress<'_>),
+    ) -> Result<(), RuntimeError> {
+        let start = Instant::now();
+        let addresses = &self.addresses;
+        let address = |id: BufferId| addresses[id.0 as usize];
+        let device = self.device.as_mut();
+        self.stats.weight_bytes =
+            weights::load(&self.manifest, &address, device, dir.as_ref(), progress)?;
+        self.stats.weights = start.elapsed();
+        self.weights_loaded = true;
+        Ok(())
+    }
+
+    /// Begins a sequence: empty caches, no tokens.
+    ///
+    /// # Errors
+    /// When the bundle is not a text model, or its weights are not loaded.
+    pub fn session(&mut self) -> Result<Session<'_>, RuntimeError> {
+        Session::new(self)
+    }
+
+    /// What the bundle says.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Device memory by use.
+    #[must_use]
+    pub fn memory_plan(&self) -> MemoryPlan {
+        MemoryPlan::of(&self.manifest)
+    }
+
+    /// Times and counts so far.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Forgets the times of steps and kernels; those of loading stay.
+    pub fn reset_stats(&mut self) {
+        self.stats.phases.clear();
+        self.stats.kernels.clear();
+    }
+
+    /// Zeroes all states.
+    pub(crate) fn clear_states(&mut self) -> Result<(), RuntimeError> {
+        for (buffer, &address) in self.manifest.buffers.iter().zip(&self.addresses) {
+            if buffer.kind == BufferKind::State {
+                self.device.fill(address, 0, buffer.bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Executes an entry: writes all inputs, launches all steps, and reads the outputs asked for, in that order.
+    ///
+    /// `tokens` counts for the statistics only.
+    ///
+    /// # Errors
+    /// When a dim or an input does not fit the manifest, or the device fails.
+    pub fn execute(
+        &mut self,
+        entry: &str,
+        dims: &DimValues,
+        inputs: &[(&str, &[u8])],
+        outputs: &[&str],
+        tokens: u64,
+    ) -> Result<Vec<Vec<u8>>, RuntimeError> {
+        let start = Instant::now();
+        if !self.weights_loaded {
+            return Err(RuntimeError::NoWeights);
+        }
+        let index = self
+            .manifest
+            .entries
+            .iter()
+            .position(|known| known.name == entry)
+            .ok_or_else(|| {
+                let known: Vec<&str> = self
+                    .manifest
+                    .entries
+                    .iter()
+                    .map(|entry| entry.name.as_str())
+                    .collect();
+                RuntimeError::NoEntry {
+                    name: entry.to_owned(),
+                    known: known.join(", "),
+                }
+            })?;
+        self.check_dims(dims)?;
+        self.write_inputs(index, dims, inputs)?;
+        self.run_steps(index, dims)?;
+        let read = self.read_outputs(index, dims, outputs)?;
+
+        let wall = start.elapsed();
+        let phase = self.stats.phases.entry(entry.to_owned()).or_default();
+        phase.steps += 1;
+        phase.tokens += tokens;
+        phase.wall += wall;
+        phase.slowest = phase.slowest.max(wall);
+        Ok(read)
+    }
+
+    fn check_dims(&self, dims: &DimValues) -> Result<(), RuntimeError> {
+        for decl in &self.manifest.dims {
+            let value = dims.get(&decl.name);
+            if !value.is_some_and(|value| (decl.min..=decl.max).contains(value)) {
+                return Err(RuntimeError::DimOutOfRange {
+                    name: decl.name.clone(),
+                    found: value.map_or_else(|| "missing".to_owned(), u64::to_string),
+                    min: decl.min,
+                    max: decl.max,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn write_inputs(
+        &mut self,
+        entry: usize,
+        dims: &DimValues,
+        inputs: &[(&str, &[u8])],
+    ) -> Result<(), RuntimeError> {
+        let entry = &self.manifest.entries[entry];
+        let bad = |name: &str, what: String| RuntimeError::BadInput {
+            entry: entry.name.clone(),
+            name: name.to_owned(),
+            what,
+        };
+        let by_name: BTreeMap<&str, &[u8]> = inputs.iter().copied().collect();
+        for (name, _) in inputs {
+            if !entry.inputs.iter().any(|port| port.name == *name) {
+                return Err(bad(name, "the entry has no such input".to_owned()));
+            }
+        }
+        for port in &entry.inputs {
+            let bytes = by_name
+                .get(port.name.as_str())
+                .ok_or_else(|| bad(&port.name, "it was not given".to_owned()))?;
+            let expected = port.ty.bytes(dims);
+            if expected != Some(bytes.len() as u64) {
+                let what = format!("{} bytes were given for {}", bytes.len(), port.ty);
+                return Err(bad(&port.name, what));
+            }
+            self.device
+                .write(self.addresses[port.buffer.0 as usize], bytes)?;
+        }
+        Ok(())
+    }
+
+    fn run_steps(&mut self, index: usize, dims: &DimValues) -> Result<(), RuntimeError> {
+        let entry = &self.manifest.entries[index];
+        for (step, prepared) in entry.steps.iter().zip(&mut self.entries[index]) {
+            let kernel = step.kernel.0 as usize;
+            let name = &self.manifest.kernels[kernel].name;
+            let start = Instant::now();
+            let report = prepared
+                .launch(
+                    &self.manifest,
+                    step,
+                    self.functions[kernel],
+                    dims,
+                    self.device.as_mut(),
+                )
+                .map_err(|err| match err {
+                    LaunchError::Bad(what) => RuntimeError::BadStep {
+                        step: step.label.clone(),
+                        kernel: name.clone(),
+                        what,
+                    },
+                    LaunchError::Device(source) => RuntimeError::Step {
+                        entry: entry.name.clone(),
+                        step: step.label.clone(),
+                        source,
+                    },
+                })?;
+            if !self.stats.kernels.contains_key(name) {
+                self.stats
+                    .kernels
+                    .insert(name.clone(), crate::stats::KernelStats::default());
+            }
+            if let Some(stats) = self.stats.kernels.get_mut(name) {
+                match report {
+                    None => stats.skipped += 1,
+                    Some(report) => {
+                        stats.launches += 1;
+                        stats.time += report.time.unwrap_or_else(|| start.elapsed());
+                        stats.instructions += report.instructions.unwrap_or(0);
+                    }
+                }
+            }
+        }
+        self.device.synchronize()?;
+        Ok(())
+    }
+
+    fn read_outputs(
+        &mut self,
+        entry: usize,
+        dims: &DimValues,
+        outputs: &[&str],
+    ) -> Result<Vec<Vec<u8>>, RuntimeError> {
+        let entry = &self.manifest.entries[entry];
+        let mut read = Vec::with_capacity(outputs.len());
+        for name in outputs {
+            let port: Option<&Port> = entry.outputs.iter().find(|port| port.name == *name);
+            let bytes = port.and_then(|port| Some((port, port.ty.bytes(dims)?)));
+            let Some((port, bytes)) = bytes else {
+                let known: Vec<&str> = entry
+                    .outputs
+                    .iter()
+                    .map(|port| port.name.as_str())
+                    .collect();
+                return Err(RuntimeError::NoEntry {
+                    name: format!("{}.{name}", entry.name),
+                    known: known.join(", "),
+                });
+            };
+            // Validation has bounded the output by its buffer, which the device has allocated.
+            let mut data = vec![0; bytes as usize];
+            self.device
+                .read(self.addresses[port.buffer.0 as usize], &mut data)?;
+            read.push(data);
+        }
+        Ok(read)
+    }
+
+    /// Host time of loading, of modules and weights.
+    #[must_use]
+    pub fn load_time(&self) -> Duration {
+        self.stats.load + self.stats.weights
+    }
+}

@@ -1,0 +1,174 @@
+//! From a checkpoint directory into the weight buffers of a device.
+//!
+//! ```text
+//! checkpoint   the directory: index, shards, headers (memory-mapped)
+//! recipe       a parameter's recipe: checked, then streamed
+//! convert      element types          rope   rotary tables
+//! ```
+//!
+//! In: the manifest's weight map. Out: every weight buffer filled.
+//! Holds: all recipes are checked against the headers before the first byte is written; host memory holds one
+//! intermediate matrix at most, never a whole checkpoint.
+
+mod checkpoint;
+mod convert;
+mod recipe;
+mod rope;
+
+use std::path::Path;
+
+use mcc_bundle::{BufferId, DType, DimValues, Manifest, Type, WeightParam};
+
+pub use checkpoint::Checkpoint;
+pub use convert::e4m3_to_f32;
+pub use rope::rope_table;
+
+use crate::device::Device;
+use crate::error::WeightError;
+use recipe::{Part, Plan, Sink, WEIGHT_BLOCK, plan};
+
+/// Where loading stands; given before each parameter and once at the end.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadProgress<'a> {
+    /// The parameter that comes next; empty at the end.
+    pub param: &'a str,
+    /// Parameters done.
+    pub done: usize,
+    /// Parameters altogether.
+    pub total: usize,
+    /// Bytes written to the device so far.
+    pub bytes: u64,
+}
+
+/// Bytes that are converted at a time; a multiple of every element size.
+const CONVERT_BYTES: usize = 1 << 20;
+
+/// Fills all weight buffers of `manifest`, whose device addresses are given, and returns the bytes written.
+pub(crate) fn load(
+    manifest: &Manifest,
+    address: &dyn Fn(BufferId) -> u64,
+    device: &mut dyn Device,
+    dir: &Path,
+    progress: &mut dyn FnMut(LoadProgress<'_>),
+) -> Result<u64, WeightError> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let plans = manifest
+        .params
+        .iter()
+        .map(|param| {
+            let plan = plan(&checkpoint, &param.name, &param.source)?;
+            check_type(param, &plan, dir)?;
+            Ok(plan)
+        })
+        .collect::<Result<Vec<_>, WeightError>>()?;
+
+    let total = plans.len();
+    let mut bytes = 0;
+    for (done, (param, plan)) in manifest.params.iter().zip(&plans).enumerate() {
+        progress(LoadProgress {
+            param: &param.name,
+            done,
+            total,
+            bytes,
+        });
+        let mut write_to = |id: BufferId, part: Part| {
+            let start = address(id);
+            let mut at = start;
+            let mut write = |piece: &[u8]| {
+                device.write(at, piece)?;
+                at += piece.len() as u64;
+                Ok(())
+            };
+            match (part, plan.layout.dtype, param.ty.dtype) {
+                (Part::Data, DType::F32, DType::Bf16) => {
+                    emit_converted(plan, convert::f32_to_bf16, &mut write)?;
+                }
+                (Part::Data, DType::Bf16, DType::F32) => {
+                    emit_converted(plan, convert::bf16_to_f32, &mut write)?;
+                }
+                _ => plan.emit(part, &mut write)?,
+            }
+            Ok::<u64, WeightError>(at - start)
+        };
+        bytes += write_to(param.data, Part::Data)?;
+        if let Some(scales) = param.scales {
+            bytes += write_to(scales, Part::Scales)?;
+        }
+    }
+    progress(LoadProgress {
+        param: "",
+        done: total,
+        total,
+        bytes,
+    });
+    Ok(bytes)
+}
+
+impl Checkpoint {
+    /// Checks the headers against a weight map: every tensor there, of the right shape and type.
+    ///
+    /// # Errors
+    /// The first parameter's that cannot be loaded.
+    pub fn check(&self, params: &[WeightParam]) -> Result<(), WeightError> {
+        for param in params {
+            let plan = plan(self, &param.name, &param.source)?;
+            check_type(param, &plan, self.dir())?;
+        }
+        Ok(())
+    }
+}
+
+/// Streams a value through an element conversion.
+fn emit_converted(
+    plan: &Plan<'_>,
+    convert: fn(&[u8], &mut Vec<u8>),
+    sink: &mut Sink<'_>,
+) -> Result<(), WeightError> {
+    let mut converted = Vec::new();
+    plan.emit(Part::Data, &mut |piece| {
+        piece.chunks(CONVERT_BYTES).try_for_each(|chunk| {
+            convert(chunk, &mut converted);
+            sink(&converted)
+        })
+    })
+}
+
+/// What the recipe makes must be what the bundle wants, but for a conversion between F32 and BF16.
+fn check_type(param: &WeightParam, plan: &Plan<'_>, dir: &Path) -> Result<(), WeightError> {
+    let Type { dtype, scale, .. } = &param.ty;
+    let plain_float = |dtype: DType| matches!(dtype, DType::F32 | DType::Bf16);
+    let dtype_fits =
+        plan.layout.dtype == *dtype || plain_float(plan.layout.dtype) && plain_float(*dtype);
+    if !dtype_fits {
+        return Err(WeightError::WrongDtype {
+            what: param.name.clone(),
+            file: dir.to_owned(),
+            expected: dtype.to_string(),
+            found: plan.layout.dtype.to_string(),
+        });
+    }
+    let expected = param.ty.extents(&DimValues::new()).unwrap_or_default();
+    if expected != plan.layout.shape {
+        return Err(WeightError::WrongShape {
+            what: param.name.clone(),
+            file: dir.to_owned(),
+            expected: format!("{expected:?}"),
+            found: format!("{:?}", plan.layout.shape),
+        });
+    }
+    if let Some(block) = scale
+        && (u64::from(block.rows), u64::from(block.cols)) != (WEIGHT_BLOCK, WEIGHT_BLOCK)
+    {
+        return Err(WeightError::Recipe {
+            param: param.name.clone(),
+            what: format!(
+                "the bundle wants scales of {} by {} blocks, checkpoints have {WEIGHT_BLOCK} by {WEIGHT_BLOCK}",
+                block.rows, block.cols
+            ),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

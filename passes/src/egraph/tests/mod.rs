@@ -2,6 +2,7 @@
 //! builder with random sizes, and evaluation with comparison bit for bit.
 
 mod model;
+mod random;
 mod refused;
 mod rules;
 

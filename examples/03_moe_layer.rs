@@ -2,8 +2,8 @@
 //!
 //!     cargo run -p mcc-dsl --example 03_moe_layer
 //!
-//! Tokens travel: `route` chooses, `dispatch` groups rows by expert, one grouped product runs all experts, `combine` sums
-//! each token's results.
+//! Tokens travel: `route` chooses, `dispatch` groups rows by expert, one grouped product runs all
+//! experts, `combine` sums each token's results.
 
 use mcc_dsl::{DslErrors, Model, Routing, bf16, concat_rows, f32, fp8_weight, stack, tensor};
 

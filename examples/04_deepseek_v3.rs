@@ -34,7 +34,8 @@ fn main() -> Result<(), DslErrors> {
             mscale_all_dim: 1.0,
         }),
 
-        // One dense layer, then layers of 16 experts in 4 groups: every token passes the shared one and 4 others.
+        // One dense layer, then layers of 16 experts in 4 groups: every token passes the shared one
+        // and 4 others.
         intermediate_size: 512,
         first_k_dense_replace: 1,
         moe_layer_freq: 1,

@@ -1,13 +1,14 @@
 //! Number formats and accumulation rules that the graph's meaning is stated in.
 //!
-//! In: plain `f32` values, E4M3 codes, scales. Out: the exact bits that a correct kernel must produce wherever
-//! the order of operations is defined. Nothing here knows about graphs or tensors; `eval` builds on it.
+//! In: plain `f32` values, E4M3 codes, scales. Out: the exact bits that a correct kernel must
+//! produce wherever the order of operations is defined. Nothing here knows about graphs or tensors;
+//! `eval` builds on it.
 //!
-//! Contents, top down: BF16 and E4M3 conversion, block quantisation, the Hopper FP8 tensor-core sum and
-//! the promoted product built from it, rotary tables with YaRN, and the softmax scale.
+//! Contents, top down: BF16 and E4M3 conversion, block quantisation, the Hopper FP8 tensor-core sum
+//! and the promoted product built from it, rotary tables with YaRN, and the softmax scale.
 //!
-//! The device simulator has its own, separately written version of the tensor-core sum. The two are kept apart on
-//! purpose: a shared mistake would go unseen.
+//! The device simulator has its own, separately written version of the tensor-core sum. The two are
+//! kept apart on purpose: a shared mistake would go unseen.
 
 use thiserror::Error;
 
@@ -17,7 +18,8 @@ use crate::module::Yarn;
 pub const E4M3_MAX: f32 = 448.0;
 /// Code of E4M3's (positive) NaN.
 pub const E4M3_NAN: u8 = 0x7f;
-/// Smallest absolute maximum that a quantisation group is scaled by: an all-zero group gets a finite scale.
+/// Smallest absolute maximum that a quantisation group is scaled by: an all-zero group gets a
+/// finite scale.
 pub const AMAX_FLOOR: f32 = 1e-4;
 /// Values that share one scale along K, and the edge of a weight block.
 pub const BLOCK: usize = 128;
@@ -53,7 +55,8 @@ pub fn bf16_bits(x: f32) -> u16 {
     }
     let bits = x.to_bits();
     let lsb = (bits >> 16) & 1;
-    // The carry out of the mantissa increments the exponent, and out of the largest exponent makes infinity.
+    // The carry out of the mantissa increments the exponent, and out of the largest exponent makes
+    // infinity.
     ((bits + 0x7fff + lsb) >> 16) as u16
 }
 
@@ -67,10 +70,12 @@ pub fn round_bf16(x: f32) -> f32 {
     bf16_value(bf16_bits(x))
 }
 
-/// The BF16 value nearest to a double, rounded once: through `f32` with sticky bits kept by round-to-odd.
+/// The BF16 value nearest to a double, rounded once: through `f32` with sticky bits kept by
+/// round-to-odd.
 ///
-/// Rounding a double first to `f32` and then to BF16 can be off by one BF16 unit when the first rounding
-/// lands on a tie. Round-to-odd as the intermediate step avoids that (it keeps "not exact" in the last bit).
+/// Rounding a double first to `f32` and then to BF16 can be off by one BF16 unit when the first
+/// rounding lands on a tie. Round-to-odd as the intermediate step avoids that (it keeps "not exact"
+/// in the last bit).
 pub fn round_bf16_f64(x: f64) -> f32 {
     let near = x as f32;
     let exact = f64::from(near) == x;
@@ -82,7 +87,8 @@ pub fn round_bf16_f64(x: f64) -> f32 {
     let away_from_zero = x.abs() > f64::from(near).abs();
     let odd = match (away_from_zero, bits & 0x7fff_ffff) {
         (true, _) => bits + 1,
-        // x underflowed to zero from either side: any tiny value of its sign rounds to zero as well.
+        // x underflowed to zero from either side: any tiny value of its sign rounds to zero as
+        // well.
         (false, 0) => bits,
         (false, _) => bits - 1,
     };
@@ -100,7 +106,8 @@ pub fn e4m3_value(code: u8) -> f32 {
     significand as f32 * 2f32.powi(exponent - 3)
 }
 
-/// Signed significand in eighths (|s| < 16) and exponent of a non-NaN code; subnormals keep exponent -6.
+/// Signed significand in eighths (|s| < 16) and exponent of a non-NaN code; subnormals keep
+/// exponent -6.
 fn e4m3_parts(code: u8) -> (i32, i32) {
     let mantissa = i32::from(code & 7);
     let biased = i32::from((code >> 3) & 15);
@@ -119,7 +126,8 @@ fn e4m3_parts(code: u8) -> (i32, i32) {
     )
 }
 
-/// Rounds to E4M3, ties to even, saturating at +-448; NaN becomes 0x7f (`cvt.rn.satfinite.e4m3x2.f32`).
+/// Rounds to E4M3, ties to even, saturating at +-448; NaN becomes 0x7f
+/// (`cvt.rn.satfinite.e4m3x2.f32`).
 pub fn e4m3_encode(x: f32) -> u8 {
     if x.is_nan() {
         return E4M3_NAN;
@@ -154,10 +162,11 @@ pub struct QuantizedRows {
     pub scales: Vec<f32>,
 }
 
-/// Quantises `[rows, width]`: per 1x128 group `s = max(amax, 1e-4) / 448`, `q = e4m3(x / s)`, both true divisions.
+/// Quantises `[rows, width]`: per 1x128 group `s = max(amax, 1e-4) / 448`, `q = e4m3(x / s)`, both
+/// true divisions.
 ///
-/// Published kernels differ here in the last bit (multiplying with a reciprocal instead); this is the variant of
-/// DeepSeek-V3's own inference code.
+/// Published kernels differ here in the last bit (multiplying with a reciprocal instead); this is
+/// the variant of DeepSeek-V3's own inference code.
 pub fn quantize_rows(x: &[f32], width: usize) -> QuantizedRows {
     let groups = width.div_ceil(BLOCK);
     let rows = x.len().checked_div(width).unwrap_or(0);
@@ -174,7 +183,8 @@ pub fn quantize_rows(x: &[f32], width: usize) -> QuantizedRows {
     QuantizedRows { codes, scales }
 }
 
-/// Quantises one `[rows, cols]` matrix in 128x128 blocks (partial blocks at the edges), as checkpoints store weights.
+/// Quantises one `[rows, cols]` matrix in 128x128 blocks (partial blocks at the edges), as
+/// checkpoints store weights.
 pub fn quantize_blocks(x: &[f32], rows: usize, cols: usize) -> QuantizedRows {
     let grid = cols.div_ceil(BLOCK);
     let mut scales = vec![0f32; rows.div_ceil(BLOCK) * grid];
@@ -195,7 +205,8 @@ pub fn quantize_blocks(x: &[f32], rows: usize, cols: usize) -> QuantizedRows {
 
 /// `bf16(code * scale)` for one matrix whose scales cover `block_rows` x `block_cols` blocks.
 ///
-/// The product is rounded to `f32` first and to BF16 second, as the published conversion script does.
+/// The product is rounded to `f32` first and to BF16 second, as the published conversion script
+/// does.
 pub fn dequantize_blocks(
     codes: &[u8],
     scales: &[f32],
@@ -233,7 +244,8 @@ const ZERO_EXPONENT: i32 = -1000;
 /// Fraction bits that a term keeps relative to the largest exponent of its sum.
 const ALIGN_BITS: i32 = 13;
 
-/// E4M3 codes taken apart once, ready for many sums: structure of arrays, zero padded to a multiple of 32.
+/// E4M3 codes taken apart once, ready for many sums: structure of arrays, zero padded to a multiple
+/// of 32.
 struct Parts {
     value: Vec<f32>,
     /// Of the significand in [1, 2), or of the format's smallest normals for subnormals.
@@ -273,11 +285,13 @@ impl Parts {
     }
 }
 
-/// One FP8 tensor-core sum: 32 products and the accumulator as 33 terms of a single aligned addition.
+/// One FP8 tensor-core sum: 32 products and the accumulator as 33 terms of a single aligned
+/// addition.
 ///
-/// Each term is cut toward zero to 13 fraction bits below the largest exponent among all terms, where a product's
-/// exponent is the sum of its factors' exponents (not renormalised). The exact sum of the cut terms is then cut toward zero
-/// to a 13-bit mantissa. Agrees with every published H100 vector (spec section 6.3).
+/// Each term is cut toward zero to 13 fraction bits below the largest exponent among all terms,
+/// where a product's exponent is the sum of its factors' exponents (not renormalised). The exact
+/// sum of the cut terms is then cut toward zero to a 13-bit mantissa. Agrees with every published
+/// H100 vector (spec section 6.3).
 pub fn wgmma_e4m3(a: &[u8; WGMMA_K], b: &[u8; WGMMA_K], c: f32) -> f32 {
     sum_block(&Parts::new(a, WGMMA_K), 0, &Parts::new(b, WGMMA_K), 0, c)
 }
@@ -303,8 +317,9 @@ fn sum_block(a: &Parts, a_at: usize, b: &Parts, b_at: usize, c: f32) -> f32 {
         .map(|(a, b)| a + b)
         .fold(i16::MIN, i16::max);
     let e_max = c_e.max(i32::from(products_max));
-    // Terms in units of 2^(e_max - 13). A product has eight bits, so that it and its scaling are exact and the
-    // conversion to an integer is the one truncation. A factor beyond f32 occurs with zero products only.
+    // Terms in units of 2^(e_max - 13). A product has eight bits, so that it and its scaling are
+    // exact and the conversion to an integer is the one truncation. A factor beyond f32 occurs with
+    // zero products only.
     let unit = pow2((ALIGN_BITS - e_max).min(127));
     let products: i32 = a_v
         .iter()
@@ -352,8 +367,9 @@ fn truncated_f32(units: i32, exponent: i32) -> f32 {
     }
     let magnitude = units.unsigned_abs();
     let top = 31 - magnitude.leading_zeros() as i32;
-    // A double holds the value exactly; cutting 13 bits below the leading one leaves at most 14 bits, so that the
-    // conversion to f32 is exact but for results below f32's normal range, cut on the grid of its subnormals.
+    // A double holds the value exactly; cutting 13 bits below the leading one leaves at most 14
+    // bits, so that the conversion to f32 is exact but for results below f32's normal range, cut on
+    // the grid of its subnormals.
     let dropped = (top - ALIGN_BITS)
         .max((-126 - ALIGN_BITS) - exponent)
         .clamp(0, 31);
@@ -371,7 +387,8 @@ pub enum Promotion {
     Never,
 }
 
-/// Unscaled FP8 product `a [m, k] * b [n, k]^T`, accumulated on the tensor core and promoted as told.
+/// Unscaled FP8 product `a [m, k] * b [n, k]^T`, accumulated on the tensor core and promoted as
+/// told.
 ///
 /// It isolates the accumulation error (spec section 6.3, table); models use [`gemm_block_scaled`].
 pub fn gemm_unscaled(a: &[u8], b: &[u8], k: usize, promotion: Promotion) -> Vec<f32> {
@@ -501,7 +518,8 @@ pub fn rope_inv_freq(dim: u64, theta: f64, yarn: Option<&Yarn>) -> Vec<f64> {
         .collect()
 }
 
-/// The rotary table `[positions, dim / 2, 2]` of (cos, sin), times the YaRN multiplier, rounded to `f32` once.
+/// The rotary table `[positions, dim / 2, 2]` of (cos, sin), times the YaRN multiplier, rounded to
+/// `f32` once.
 pub fn rope_table(dim: u64, theta: f64, positions: u64, yarn: Option<&Yarn>) -> Vec<f32> {
     let inv_freq = rope_inv_freq(dim, theta, yarn);
     let multiplier = yarn.map_or(1.0, |y| {
@@ -518,7 +536,8 @@ pub fn rope_table(dim: u64, theta: f64, positions: u64, yarn: Option<&Yarn>) -> 
         .collect()
 }
 
-/// Softmax scale of attention over `qk_dim` channels: `qk_dim^-1/2`, times the squared YaRN correction.
+/// Softmax scale of attention over `qk_dim` channels: `qk_dim^-1/2`, times the squared YaRN
+/// correction.
 pub fn softmax_scale(qk_dim: u64, yarn: Option<&Yarn>) -> f64 {
     let m = yarn.map_or(1.0, |y| yarn_mscale(y.factor, y.mscale_all_dim));
     m * m / (qk_dim as f64).sqrt()

@@ -93,7 +93,8 @@ impl fmt::Display for DslError {
     }
 }
 
-/// The line itself. The compiler records paths relative to the workspace, which may be a parent of the current folder.
+/// The line itself. The compiler records paths relative to the workspace, which may be a parent of
+/// the current folder.
 fn source_line(at: &SourceLoc) -> Option<String> {
     let here = std::env::current_dir().ok()?;
     let candidates = here

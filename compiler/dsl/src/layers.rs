@@ -1,8 +1,8 @@
 //! Layers as plain functions over tensors.
 //!
-//! Each adds ops and nothing else; a layer's parameters come in as arguments, declared by the model that uses it. FP8
-//! products quantise their input right before use: where several uses share an input, or a norm could quantise
-//! on its way out, the compiler's rewrite rules find it.
+//! Each adds ops and nothing else; a layer's parameters come in as arguments, declared by the model
+//! that uses it. FP8 products quantise their input right before use: where several uses share an
+//! input, or a norm could quantise on its way out, the compiler's rewrite rules find it.
 
 use mcc_ir::DType;
 
@@ -42,8 +42,8 @@ pub struct Experts {
     pub routing: Routing,
 }
 
-/// Routed experts (DeepSeek-V3 report, section 2.1.2): each token's row goes to its `top_k` experts and comes back as their
-/// weighted sum.
+/// Routed experts (DeepSeek-V3 report, section 2.1.2): each token's row goes to its `top_k` experts
+/// and comes back as their weighted sum.
 #[track_caller]
 pub fn routed_experts(x: &Tensor, w: &Experts) -> Tensor {
     let logits = x.matmul_f32(&w.router);

@@ -1,8 +1,8 @@
 //! What a model author imports: tensors with named dims, layers, whole models.
 //!
-//! In: ordinary Rust functions over [`Tensor`] handles. Out: a verified [`Module`] of graph IR, or every mistake
-//! in shapes, element types and names with the author's own source line. Nothing is computed here: an operation on a handle adds
-//! one op to the entry's graph.
+//! In: ordinary Rust functions over [`Tensor`] handles. Out: a verified [`Module`] of graph IR, or
+//! every mistake in shapes, element types and names with the author's own source line. Nothing is
+//! computed here: an operation on a handle adds one op to the entry's graph.
 //!
 //! ```
 //! use mcc_dsl::{Model, bf16, fp8_weight, layers, tensor};
@@ -19,8 +19,8 @@
 //! # Ok::<(), mcc_dsl::DslErrors>(())
 //! ```
 //!
-//! After a first mistake everything computed from the wrong tensor stays silent, so that one mistake is
-//! one message.
+//! After a first mistake everything computed from the wrong tensor stays silent, so that one
+//! mistake is one message.
 
 mod error;
 pub mod layers;

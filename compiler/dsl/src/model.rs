@@ -1,7 +1,9 @@
-//! The model under construction: dims, parameters and states that entries share, and the entries themselves.
+//! The model under construction: dims, parameters and states that entries share, and the entries
+//! themselves.
 //!
-//! A [`Model`] is a shared handle, so that layer constructors can declare parameters on it while an author holds it. An
-//! [`Entry`] exists for the time of the closure that fills it; its graph then moves into the module.
+//! A [`Model`] is a shared handle, so that layer constructors can declare parameters on it while an
+//! author holds it. An [`Entry`] exists for the time of the closure that fills it; its graph then
+//! moves into the module.
 
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
@@ -117,7 +119,8 @@ impl Model {
             graph: RefCell::new(Some(Graph::new(name))),
         }));
         body(&entry);
-        // Tensors that outlive the closure find no graph any more and are reported where they are used.
+        // Tensors that outlive the closure find no graph any more and are reported where they are
+        // used.
         let Some(mut graph) = entry.0.graph.borrow_mut().take() else {
             return;
         };
@@ -325,7 +328,8 @@ impl Param {
 }
 
 impl State {
-    /// The state with row `positions[t]` replaced by `x[t]`. Name it in [`Entry::update`] to keep it.
+    /// The state with row `positions[t]` replaced by `x[t]`. Name it in [`Entry::update`] to keep
+    /// it.
     #[track_caller]
     pub fn write(&self, x: &Tensor, positions: &Tensor) -> Tensor {
         x.entry()

@@ -1,7 +1,8 @@
 //! Tensor handles: each method adds one op of the IR's table to the entry under construction.
 //!
-//! A handle is the number of a value in its entry's graph, or nothing after a mistake ("poisoned"): ops on it add nothing and
-//! report nothing. Semantics of each op are those of its row in `mcc_ir::op`.
+//! A handle is the number of a value in its entry's graph, or nothing after a mistake ("poisoned"):
+//! ops on it add nothing and report nothing. Semantics of each op are those of its row in
+//! `mcc_ir::op`.
 
 use std::ops::{Add, Range};
 use std::panic::Location;
@@ -247,7 +248,8 @@ impl Tensor {
         (experts, weights)
     }
 
-    /// Copies each token's row to each of its experts: `(rows [k*T, D], offsets [E + 1], slots [T, k])`.
+    /// Copies each token's row to each of its experts: `(rows [k*T, D], offsets [E + 1], slots [T,
+    /// k])`.
     #[track_caller]
     pub fn dispatch(&self, experts: &Tensor, n_experts: u32) -> (Tensor, Tensor, Tensor) {
         let op = Op::Dispatch { n_experts };

@@ -1,4 +1,5 @@
-//! Short spellings for types, `bf16((&t, 256))`, and for recipes over checkpoint tensors, `stack([..])`.
+//! Short spellings for types, `bf16((&t, 256))`, and for recipes over checkpoint tensors,
+//! `stack([..])`.
 
 use mcc_ir::{DType, Dim, ParamSource, ScaleBlock, Type};
 

@@ -106,7 +106,8 @@ fn the_published_model_has_671_billion_parameters() {
         .for_each(|p| sources(&p.source, &mut names));
     names.sort();
     names.dedup();
-    // Embedding, norm and head; per layer 2 + 7 norms and projections; dense 3; MoE 2 + 3 + 256 * 3.
+    // Embedding, norm and head; per layer 2 + 7 norms and projections; dense 3; MoE 2 + 3 + 256 *
+    // 3.
     assert_eq!(names.len(), 3 + 61 * 9 + 3 * 3 + 58 * (5 + 768));
     for expected in [
         "lm_head.weight",

@@ -1,8 +1,10 @@
-//! The whole model against Hugging Face: the DSL's graph of `examples/tiny-v3`, run by the reference evaluator on
-//! the trained weights, must give the logits that the published implementation gives.
+//! The whole model against Hugging Face: the DSL's graph of `examples/tiny-v3`, run by the
+//! reference evaluator on the trained weights, must give the logits that the published
+//! implementation gives.
 //!
-//! The reference computes in FP32 with FP8 activations; this graph rounds to BF16 between ops. Hugging Face's own BF16 run
-//! differs from the reference by 0.02 to 0.04 (relative Frobenius norm), so the bound here is 0.06.
+//! The reference computes in FP32 with FP8 activations; this graph rounds to BF16 between ops.
+//! Hugging Face's own BF16 run differs from the reference by 0.02 to 0.04 (relative Frobenius
+//! norm), so the bound here is 0.06.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -240,7 +242,8 @@ fn steps_through_the_cache_agree_with_one_step() {
     let decoded: Vec<f64> = (4..6)
         .flat_map(|i| tiny.step("decode", &tokens[i..=i], i, &mut states)["logits"].to_f64())
         .collect();
-    // Absorbed attention skips the FP8 product with kv_b: a difference of the size of the activations' quantisation.
+    // Absorbed attention skips the FP8 product with kv_b: a difference of the size of the
+    // activations' quantisation.
     let error = relative_error(&decoded, &whole[4 * vocab..]);
     println!("prefill then decode: relative difference {error:.4}");
     assert!(error < 0.06 && error > 0.0, "{error}");

@@ -25,9 +25,10 @@ pub(super) struct Attention<'a> {
 
 /// `softmax(scale * (q.k + q_rope.k_rope)) v` over the keys `j <= positions[t]`.
 ///
-/// Scores, softmax and the sum over values in `f64`; probabilities are rounded to BF16 before they multiply values, and the
-/// result once. A kernel that rounds `exp(score - running max)` before dividing differs by up to 2^-8 of the
-/// largest value in each output (each probability is off by at most half a BF16 unit in either form).
+/// Scores, softmax and the sum over values in `f64`; probabilities are rounded to BF16 before they
+/// multiply values, and the result once. A kernel that rounds `exp(score - running max)` before
+/// dividing differs by up to 2^-8 of the largest value in each output (each probability is off by
+/// at most half a BF16 unit in either form).
 pub(super) fn attention(a: &Attention<'_>) -> Result<Tensor, EvalError> {
     let op = "attention";
     let [tokens, heads, dk] = [a.q.shape()[0], a.q.shape()[1], a.q.shape()[2]];

@@ -1,9 +1,9 @@
 //! Arithmetic on dense values: sums, norms, activations, rotary embedding and matrix products.
 //!
-//! Where an op's order of operations is defined (quantise, block-scaled products, add, rope) the result is exact to the bit. Where
-//! it is not (norms, SwiGLU, BF16 products) the value is computed in `f64` and rounded once, so that a kernel may differ
-//! by its own FP32 error followed by one rounding: at most one unit of the result's format where the FP32 error is far
-//! below half a unit.
+//! Where an op's order of operations is defined (quantise, block-scaled products, add, rope) the
+//! result is exact to the bit. Where it is not (norms, SwiGLU, BF16 products) the value is computed
+//! in `f64` and rounded once, so that a kernel may differ by its own FP32 error followed by one
+//! rounding: at most one unit of the result's format where the FP32 error is far below half a unit.
 
 use super::error::EvalError;
 use super::tensor::{Data, Scaled, Tensor, scale_shape};
@@ -111,8 +111,8 @@ pub(super) fn swiglu(x: &Tensor) -> Result<Tensor, EvalError> {
 
 /// Rotates interleaved pairs of channels from `start` on by the angles of each row's position.
 ///
-/// `x0' = x0 cos - x1 sin`, `x1' = x0 sin + x1 cos`: FP32 products and sum, each rounded (no FMA), then one
-/// rounding to BF16. With three axes all heads of a token turn alike.
+/// `x0' = x0 cos - x1 sin`, `x1' = x0 sin + x1 cos`: FP32 products and sum, each rounded (no FMA),
+/// then one rounding to BF16. With three axes all heads of a token turn alike.
 pub(super) fn rope(
     x: &Tensor,
     positions: &Tensor,

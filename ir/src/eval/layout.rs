@@ -1,7 +1,8 @@
 //! Ops that move data without computing: slice, concat, reshape, gather, cache write, transpose.
 //!
-//! All are written once over an array of any element and its shape; a block-scaled value moves as two arrays, its
-//! codes and its scales, whose axes are cut in step. `None` means that the cut does not fall between scale blocks.
+//! All are written once over an array of any element and its shape; a block-scaled value moves as
+//! two arrays, its codes and its scales, whose axes are cut in step. `None` means that the cut does
+//! not fall between scale blocks.
 
 use super::tensor::{Data, Scaled, Tensor, scale_shape};
 use crate::types::ScaleBlock;
@@ -16,10 +17,11 @@ fn slice_array<T: Copy>(
 ) -> Vec<T> {
     let inner: usize = shape[axis + 1..].iter().product();
     let whole = shape[axis] * inner;
-    data.chunks_exact(whole.max(1))
-        .flat_map(|outer| &outer[start * inner..(start + len) * inner])
-        .copied()
-        .collect()
+    let parts = data.chunks_exact(whole.max(1));
+    parts
+        .map(|outer| &outer[start * inner..(start + len) * inner])
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 /// Extents of a scale block along `axis` of a value of rank `rank`.
@@ -156,7 +158,8 @@ pub(super) fn concat(xs: &[&Tensor], axis: usize) -> Option<Tensor> {
     .ok()
 }
 
-/// Rows of axis 0 in the order of `index`, all in range; `None` when one is not, or scales span rows.
+/// Rows of axis 0 in the order of `index`, all in range; `None` when one is not, or scales span
+/// rows.
 pub(super) fn take_rows(x: &Tensor, index: &[usize]) -> Option<Tensor> {
     let (&rows, rest) = x.shape().split_first()?;
     let mut out = vec![index.len()];

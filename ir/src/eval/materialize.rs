@@ -1,7 +1,7 @@
 //! Parameters from checkpoint tensors: the meaning of [`ParamSource`], for tests.
 //!
-//! The runtime has its own loader that streams; this one states what that must produce. A checkpoint tensor arrives as
-//! one value: FP8 codes already joined with their `<name>_scale_inv`.
+//! The runtime has its own loader that streams; this one states what that must produce. A
+//! checkpoint tensor arrives as one value: FP8 codes already joined with their `<name>_scale_inv`.
 
 use thiserror::Error;
 

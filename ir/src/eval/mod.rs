@@ -1,10 +1,12 @@
 //! The reference evaluator: what a graph means, in numbers.
 //!
-//! In: a verified [`Module`], the name of an entry, its inputs, parameters and states. Out: the entry's outputs, with states
-//! updated in place. [`eval_op`] gives the meaning of a single op; conformance tests hold every kernel against it.
+//! In: a verified [`Module`], the name of an entry, its inputs, parameters and states. Out: the
+//! entry's outputs, with states updated in place. [`eval_op`] gives the meaning of a single op;
+//! conformance tests hold every kernel against it.
 //!
-//! It is written to be read, not to be fast; sums are exact where a definition exists (see `dense`, `numerics`).
-//! Fused ops have no meaning of their own here: they run through their expansion into plain ops.
+//! It is written to be read, not to be fast; sums are exact where a definition exists (see `dense`,
+//! `numerics`). Fused ops have no meaning of their own here: they run through their expansion into
+//! plain ops.
 
 mod attention;
 mod dense;
@@ -72,8 +74,9 @@ pub fn new_states(module: &Module) -> Values {
 
 /// Runs an entry once.
 ///
-/// A state tensor may be larger than the step needs along its first axis when that is a named dim: the step reads and writes
-/// its leading rows, as a kernel does in a buffer of maximal size. On an error no state has changed.
+/// A state tensor may be larger than the step needs along its first axis when that is a named dim:
+/// the step reads and writes its leading rows, as a kernel does in a buffer of maximal size. On an
+/// error no state has changed.
 pub fn run(step: Step<'_>, states: &mut Values) -> Result<Values, EvalError> {
     let graph = step
         .module

@@ -1,7 +1,8 @@
 //! The meaning of one op: from operand tensors to result tensors.
 //!
-//! Operands are checked with the op's own typing rule before any arithmetic, so that the routines behind can rely
-//! on shapes; what the data itself can get wrong (an index out of range) they check themselves.
+//! Operands are checked with the op's own typing rule before any arithmetic, so that the routines
+//! behind can rely on shapes; what the data itself can get wrong (an index out of range) they check
+//! themselves.
 
 use super::attention::{Attention, attention};
 use super::error::EvalError;
@@ -85,7 +86,8 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], dims: &Dims) -> Result<Vec<Tensor>
         (Op::Sample, &[logits, temperature, top_p, uniform]) => {
             routing::sample(logits, temperature, top_p, uniform)?
         }
-        // Inference has refused any other number of operands, and fused ops went through their expansion.
+        // Inference has refused any other number of operands, and fused ops went through their
+        // expansion.
         _ => return Err(misfit()),
     };
     Ok(vec![result])

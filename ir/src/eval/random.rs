@@ -1,7 +1,7 @@
 //! Random tensors for tests: seeded, the same on every machine.
 //!
-//! The generator is SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014), small and good
-//! enough for test data; it is not for cryptography.
+//! The generator is SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
+//! generators", 2014), small and good enough for test data; it is not for cryptography.
 
 use super::tensor::{Tensor, TensorError};
 use crate::types::{DType, ScaleBlock};
@@ -34,7 +34,8 @@ impl Rng {
         (self.bits() % n.max(1) as u64) as usize
     }
 
-    /// About normal with deviation 1: a centred sum of twelve uniform numbers, so that it stays within +-6.
+    /// About normal with deviation 1: a centred sum of twelve uniform numbers, so that it stays
+    /// within +-6.
     pub fn normal(&mut self) -> f32 {
         (0..12).map(|_| self.unit()).sum::<f32>() - 6.0
     }

@@ -19,10 +19,11 @@ pub(super) struct Gate {
     pub normalize: bool,
 }
 
-/// Sigmoid gate with group-limited top-k (spec section 1.6): experts `i32 [T, k]` and weights `f32 [T, k]`.
+/// Sigmoid gate with group-limited top-k (spec section 1.6): experts `i32 [T, k]` and weights `f32
+/// [T, k]`.
 ///
-/// The sigmoid is rounded once to FP32; everything after it is FP32 in the stated order. Ties go to the lowest index, for
-/// groups and for experts.
+/// The sigmoid is rounded once to FP32; everything after it is FP32 in the stated order. Ties go to
+/// the lowest index, for groups and for experts.
 pub(super) fn route(logits: &Tensor, bias: &Tensor, gate: &Gate) -> Result<[Tensor; 2], EvalError> {
     let (tokens, n_experts) = (logits.shape()[0], logits.shape()[1]);
     let bias = float("route", bias)?;
@@ -85,7 +86,8 @@ fn top(values: &[f32], k: usize) -> Vec<usize> {
     order
 }
 
-/// Rows grouped by expert, inside an expert in ascending (token, slot): rows, offsets `[E + 1]`, slots `[T, k]`.
+/// Rows grouped by expert, inside an expert in ascending (token, slot): rows, offsets `[E + 1]`,
+/// slots `[T, k]`.
 pub(super) fn dispatch(
     x: &Tensor,
     experts: &Tensor,
@@ -155,10 +157,12 @@ pub(super) fn cache_write(
     Ok(Tensor::bf16(cache.shape(), out)?)
 }
 
-/// One token a row: greedy at temperature 0, else the nucleus of mass `top_p` and the inverse of its cumulative mass at `uniform`.
+/// One token a row: greedy at temperature 0, else the nucleus of mass `top_p` and the inverse of
+/// its cumulative mass at `uniform`.
 ///
-/// Masses are `f64` sums of `exp((l - max) / temperature)`. A token is kept iff the tokens strictly more likely hold less than
-/// `top_p` of the mass, so that equal logits are kept or dropped together.
+/// Masses are `f64` sums of `exp((l - max) / temperature)`. A token is kept iff the tokens strictly
+/// more likely hold less than `top_p` of the mass, so that equal logits are kept or dropped
+/// together.
 pub(super) fn sample(
     logits: &Tensor,
     temperature: &Tensor,

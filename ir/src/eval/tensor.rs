@@ -1,7 +1,8 @@
 //! Concrete values: a shape of numbers and data that is already rounded to its element type.
 //!
-//! BF16 data is held as `f32` values that BF16 represents exactly; block-scaled data as codes and scales, both
-//! row-major. Every constructor checks lengths and rounds, so that a [`Tensor`] is always well-formed.
+//! BF16 data is held as `f32` values that BF16 represents exactly; block-scaled data as codes and
+//! scales, both row-major. Every constructor checks lengths and rounds, so that a [`Tensor`] is
+//! always well-formed.
 
 use std::fmt;
 
@@ -221,7 +222,8 @@ impl Tensor {
         }
     }
 
-    /// Every element as the number it stands for, whatever its type (block-scaled: `code * scale`, exact).
+    /// Every element as the number it stands for, whatever its type (block-scaled: `code * scale`,
+    /// exact).
     pub fn to_f64(&self) -> Vec<f64> {
         match &self.data {
             Data::F32(v) | Data::Bf16(v) => v.iter().map(|&x| f64::from(x)).collect(),
@@ -245,7 +247,8 @@ impl Tensor {
         Some(parts)
     }
 
-    /// The same data seen with another shape of as many elements, and as many scales in the same order.
+    /// The same data seen with another shape of as many elements, and as many scales in the same
+    /// order.
     pub fn reshaped(&self, shape: &[usize]) -> Option<Tensor> {
         let same = shape.iter().product::<usize>() == self.shape.iter().product::<usize>();
         let scales_fit = self.as_scaled().is_none_or(|s| {

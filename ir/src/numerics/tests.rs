@@ -1,4 +1,5 @@
-//! Checks of the number formats against exhaustive definitions, published values and measured H100 vectors.
+//! Checks of the number formats against exhaustive definitions, published values and measured H100
+//! vectors.
 
 use super::*;
 
@@ -117,7 +118,8 @@ fn block_quantisation_round_trips_representable_values() {
     assert_eq!(q.scales.len(), 4);
     let back = dequantize_blocks(&q.codes, &q.scales, cols, BLOCK, BLOCK).expect("lengths fit");
     for (i, (a, b)) in x.iter().zip(&back).enumerate() {
-        // Half a unit of the code (2^-4) and half of BF16 (2^-9), or half the smallest code times the scale.
+        // Half a unit of the code (2^-4) and half of BF16 (2^-9), or half the smallest code times
+        // the scale.
         let bound = (a.abs() * (1.0 / 16.0 + 1.0 / 512.0)).max(2f32.powi(-10));
         assert!((a - b).abs() <= bound, "element {i}: {a} became {b}");
     }
@@ -294,7 +296,8 @@ fn product_refuses_what_it_cannot_mean() {
 
 #[test]
 fn promotion_bounds_the_accumulation_error() {
-    // Same-sign sums shrink under truncation; promotion keeps the loss independent of K (spec 6.3, table).
+    // Same-sign sums shrink under truncation; promotion keeps the loss independent of K (spec 6.3,
+    // table).
     let k = 4096;
     let a: Vec<u8> = codes(8 * k, 3).iter().map(|c| c & 0x7f).collect();
     let b: Vec<u8> = codes(8 * k, 4).iter().map(|c| c & 0x7f).collect();

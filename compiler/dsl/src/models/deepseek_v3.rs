@@ -1,13 +1,16 @@
 //! DeepSeek-V3, to be read beside the technical report (arXiv 2412.19437).
 //!
-//! In: the fields of the published `config.json` and two limits. Out: a module with the entries `prefill` and `decode`, which
-//! share parameters (named after the checkpoint, recipes over its tensors) and one cache per layer.
+//! In: the fields of the published `config.json` and two limits. Out: a module with the entries
+//! `prefill` and `decode`, which share parameters (named after the checkpoint, recipes over its
+//! tensors) and one cache per layer.
 //!
-//! Both entries run any number of tokens over the whole cached context. They differ in multi-head latent attention
-//! (report section 2.1.1): `prefill` expands the cached latents to keys and values per head, `decode` absorbs those
-//! projections into the queries and outputs, so that all heads share one latent key.
+//! Both entries run any number of tokens over the whole cached context. They differ in multi-head
+//! latent attention (report section 2.1.1): `prefill` expands the cached latents to keys and values
+//! per head, `decode` absorbs those projections into the queries and outputs, so that all heads
+//! share one latent key.
 //!
-//! Dims: `T` tokens of this step, `C` positions so far (the last position + 1), `R` rows that need logits.
+//! Dims: `T` tokens of this step, `C` positions so far (the last position + 1), `R` rows that need
+//! logits.
 
 mod config;
 mod weights;
@@ -15,7 +18,7 @@ mod weights;
 use mcc_ir::{Dim, Module};
 
 pub use config::{Config, ConfigError, Limits};
-use weights::{Ffn, Layer, Mla, Weights};
+use weights::{Ffn, Mla, Query, Weights};
 
 use crate::error::DslErrors;
 use crate::layers::{linear, mlp, routed_experts};
@@ -53,106 +56,139 @@ enum MlaForm {
     Absorbed,
 }
 
+/// What every layer of one entry needs.
+struct Pass<'a> {
+    entry: &'a Entry,
+    config: &'a Config,
+    weights: &'a Weights,
+    form: MlaForm,
+    /// `[T]`
+    positions: Tensor,
+}
+
 fn transformer(e: &Entry, config: &Config, w: &Weights, form: MlaForm, t: &Dim, r: &Dim) {
     let tokens = e.input("tokens", i32((t,)));
     let positions = e.input("positions", i32((t,)));
     let rows = e.input("rows", i32((r,)));
     let [temperature, top_p, uniform] =
         &["temperature", "top_p", "uniform"].map(|name| e.input(name, f32((r,))));
+    let pass = Pass {
+        entry: e,
+        config,
+        weights: w,
+        form,
+        positions,
+    };
+    let eps = config.rms_norm_eps;
 
     let mut x = w.embed.gather(&tokens);
     for layer in &w.layers {
-        let h = x.rms_norm(&layer.input_norm, config.rms_norm_eps);
-        x = x + mla(e, config, w, &layer.mla, form, &h, &positions);
-        let h = x.rms_norm(&layer.post_attention_norm, config.rms_norm_eps);
-        x = x + feed_forward(layer, &h);
+        let h = x.rms_norm(&layer.input_norm, eps);
+        x = x + pass.mla(&layer.mla, &h);
+        let h = x.rms_norm(&layer.post_attention_norm, eps);
+        x = x + feed_forward(&layer.ffn, &h);
     }
+    let logits = x.gather(&rows).rms_norm(&w.norm, eps).matmul_f32(&w.head);
 
-    let last = x.gather(&rows).rms_norm(&w.norm, config.rms_norm_eps);
-    let logits = last.matmul_f32(&w.head);
     e.output("logits", &logits);
     e.output("next", &logits.sample(temperature, top_p, uniform));
 }
 
-/// Multi-head latent attention (report section 2.1.1, equations 1 to 11).
-fn mla(
-    e: &Entry,
-    config: &Config,
-    w: &Weights,
-    layer: &Mla,
-    form: MlaForm,
-    h: &Tensor,
-    positions: &Tensor,
-) -> Tensor {
-    let Config {
-        kv_lora_rank: latent_dim,
-        qk_nope_head_dim: nope,
-        qk_rope_head_dim: rope,
-        v_head_dim,
-        ..
-    } = *config;
-    let (heads, eps) = (config.num_attention_heads, config.rms_norm_eps);
-    let t = Dim::sym("T");
-    let c = Dim::sym("C");
+impl Pass<'_> {
+    /// Multi-head latent attention (report section 2.1.1, equations 1 to 11): `[T, D]` to `[T, D]`.
+    fn mla(&self, layer: &Mla, h: &Tensor) -> Tensor {
+        let Config {
+            kv_lora_rank: latent,
+            qk_nope_head_dim: nope,
+            v_head_dim: dv,
+            ..
+        } = *self.config;
+        let (t, c, heads) = (
+            Dim::sym("T"),
+            Dim::sym("C"),
+            self.config.num_attention_heads,
+        );
+        let (positions, scale) = (&self.positions, self.config.softmax_scale());
 
-    // Queries, through a low rank unless the model has none: [T, H, nope + rope].
-    let q = match &layer.q {
-        weights::Query::LowRank { a, norm, b } => linear(&linear(h, a).rms_norm(norm, eps), b),
-        weights::Query::Full(w) => linear(h, w),
-    };
-    let q = q
-        .reshape((&t, heads, nope + rope))
-        .rope(positions, &w.rope_table, nope);
-    let q_nope = q.slice(2, 0..nope);
-    let q_rope = q.slice(2, nope..nope + rope);
+        let (q, q_rope) = &self.queries(layer, h);
+        let (latents, k_rope) = &self.cached_latents(layer, h);
+        let out = match self.form {
+            MlaForm::Expanded => {
+                let kv = linear(latents, &layer.kv_b).reshape((&c, heads, nope + dv));
+                let (k, v) = (&kv.slice(2, 0..nope), &kv.slice(2, nope..nope + dv));
+                attention(Attention {
+                    q,
+                    q_rope,
+                    k,
+                    k_rope,
+                    v,
+                    positions,
+                    scale,
+                })
+            }
+            MlaForm::Absorbed => {
+                let q = &q.batched_matmul(&layer.absorbed_k);
+                let shared = &latents.reshape((&c, 1, latent));
+                let (k, v) = (shared, shared);
+                attention(Attention {
+                    q,
+                    q_rope,
+                    k,
+                    k_rope,
+                    v,
+                    positions,
+                    scale,
+                })
+                .batched_matmul(&layer.absorbed_v)
+            }
+        };
+        linear(&out.reshape((&t, heads * dv)), &layer.o)
+    }
 
-    // What the cache keeps of a token: its normed latent and one rotated key for all heads.
-    let kv = linear(h, &layer.kv_a);
-    let latent = kv.slice(1, 0..latent_dim).rms_norm(&layer.kv_a_norm, eps);
-    let row = concat(1, [&latent, &kv.slice(1, latent_dim..latent_dim + rope)]);
-    let cache = layer
-        .cache
-        .write(&row.rope(positions, &w.rope_table, latent_dim), positions);
-    e.update(&layer.cache, &cache);
-    let latents = cache.slice(1, 0..latent_dim);
-    let k_rope = &cache.slice(1, latent_dim..latent_dim + rope);
+    /// Queries through a low rank, unless the model has none: `[T, H, nope]` and the rotated `[T,
+    /// H, rope]`.
+    fn queries(&self, layer: &Mla, h: &Tensor) -> (Tensor, Tensor) {
+        let Config {
+            qk_nope_head_dim: nope,
+            qk_rope_head_dim: rope,
+            ..
+        } = *self.config;
+        let q = match &layer.q {
+            Query::LowRank { a, norm, b } => {
+                linear(&linear(h, a).rms_norm(norm, self.config.rms_norm_eps), b)
+            }
+            Query::Full(w) => linear(h, w),
+        };
+        let q = q.reshape((&Dim::sym("T"), self.config.num_attention_heads, nope + rope));
+        let q = q.rope(&self.positions, &self.weights.rope_table, nope);
+        (q.slice(2, 0..nope), q.slice(2, nope..nope + rope))
+    }
 
-    let (q_rope, scale) = (&q_rope, config.softmax_scale());
-    let out = match form {
-        MlaForm::Expanded => {
-            let kv = linear(&latents, &layer.kv_b).reshape((&c, heads, nope + v_head_dim));
-            let (k, v) = (&kv.slice(2, 0..nope), &kv.slice(2, nope..nope + v_head_dim));
-            attention(Attention {
-                q: &q_nope,
-                q_rope,
-                k,
-                k_rope,
-                v,
-                positions,
-                scale,
-            })
-        }
-        MlaForm::Absorbed => {
-            let q = &q_nope.batched_matmul(&layer.absorbed_k);
-            let shared = &latents.reshape((&c, 1, latent_dim));
-            let out = attention(Attention {
-                q,
-                q_rope,
-                k: shared,
-                k_rope,
-                v: shared,
-                positions,
-                scale,
-            });
-            out.batched_matmul(&layer.absorbed_v)
-        }
-    };
-    linear(&out.reshape((&t, heads * v_head_dim)), &layer.o)
+    /// Adds this step's tokens to the cache and gives what it then holds of every token so far: its
+    /// normed latent `[C, latent]`, and one rotated key for all heads `[C, rope]`.
+    fn cached_latents(&self, layer: &Mla, h: &Tensor) -> (Tensor, Tensor) {
+        let Config {
+            kv_lora_rank: latent,
+            qk_rope_head_dim: rope,
+            rms_norm_eps: eps,
+            ..
+        } = *self.config;
+        let kv = linear(h, &layer.kv_a);
+        let normed = kv.slice(1, 0..latent).rms_norm(&layer.kv_a_norm, eps);
+        let row = concat(1, [&normed, &kv.slice(1, latent..latent + rope)]);
+        let row = row.rope(&self.positions, &self.weights.rope_table, latent);
+        let cache = layer.cache.write(&row, &self.positions);
+        self.entry.update(&layer.cache, &cache);
+        (
+            cache.slice(1, 0..latent),
+            cache.slice(1, latent..latent + rope),
+        )
+    }
 }
 
 /// A dense MLP, or shared plus routed experts (report section 2.1.2, equation 12).
-fn feed_forward(layer: &Layer, h: &Tensor) -> Tensor {
-    match &layer.ffn {
+fn feed_forward(ffn: &Ffn, h: &Tensor) -> Tensor {
+    match ffn {
         Ffn::Dense { gate_up, down } => mlp(h, gate_up, down),
         Ffn::Moe {
             shared: None,

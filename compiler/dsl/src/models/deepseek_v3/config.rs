@@ -1,4 +1,5 @@
-//! The architecture: the published config's fields, what they must satisfy, and what follows from them.
+//! The architecture: the published config's fields, what they must satisfy, and what follows from
+//! them.
 
 use std::panic::Location;
 
@@ -9,7 +10,8 @@ use thiserror::Error;
 
 use crate::error::{DslError, DslErrors, source_loc};
 
-/// Fields of the published `config.json` that shape the model, with the names used there, and this build's limits.
+/// Fields of the published `config.json` that shape the model, with the names used there, and this
+/// build's limits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {

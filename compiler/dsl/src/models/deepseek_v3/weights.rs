@@ -1,7 +1,8 @@
 //! The parameters and caches of the model, and how each parameter is made from checkpoint tensors.
 //!
-//! Parameter names are the checkpoint's without `model.` and `.weight`. Matrices that one kernel reads together are
-//! joined while loading: gate with up, and each kind of expert matrix over all experts.
+//! Parameter names are the checkpoint's without `model.` and `.weight`. Matrices that one kernel
+//! reads together are joined while loading: gate with up, and each kind of expert matrix over all
+//! experts.
 
 use mcc_ir::{Dim, ParamSource, Type};
 

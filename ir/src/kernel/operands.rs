@@ -413,7 +413,6 @@ mod tests {
                 .flat_map(|(_, extents)| extents)
                 .collect();
             for extent in &axes {
-                // `expand` knows T from its rows alone, `moe_plan` and `combine` from the slots.
                 if let Extent::Times(_, name) = extent {
                     assert!(axes.contains(&Extent::Free(name)), "{name} of {config:?}");
                 }

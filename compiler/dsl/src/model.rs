@@ -336,4 +336,14 @@ impl State {
             .add(Op::CacheWrite, &[self, x, positions], Location::caller())
             .remove(0)
     }
+
+    /// The state as it was when the entry of `like` started.
+    #[track_caller]
+    pub fn read(&self, like: &Tensor) -> Tensor {
+        let entry = like.entry();
+        match self.value_in(entry, "state", Location::caller()) {
+            Some(value) => Tensor::new(entry, value),
+            None => Tensor::poisoned(entry),
+        }
+    }
 }

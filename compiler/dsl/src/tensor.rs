@@ -10,7 +10,7 @@ use std::panic::Location;
 use mcc_ir::{DType, Dim, F32, Op, Type, ValueId};
 
 use crate::error::Mistake;
-use crate::model::{Entry, State};
+use crate::model::Entry;
 use crate::types::IntoShape;
 
 /// Products that the tensor core sums before promotion, as DeepSeek-V3 does for every FP8 product.
@@ -313,17 +313,5 @@ sums! {
 impl<O: Operand> Operand for &O {
     fn value_in(&self, entry: &Entry, op: &'static str, at: &Location<'_>) -> Option<ValueId> {
         (**self).value_in(entry, op, at)
-    }
-}
-
-/// A state read as it was when the entry started.
-impl State {
-    /// Its value in the entry that `like` belongs to, as a tensor to compute with.
-    #[track_caller]
-    pub fn read(&self, like: &Tensor) -> Tensor {
-        match self.value_in(&like.entry, "state", Location::caller()) {
-            Some(value) => Tensor::new(&like.entry, value),
-            None => Tensor::poisoned(&like.entry),
-        }
     }
 }

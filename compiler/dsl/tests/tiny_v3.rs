@@ -71,8 +71,8 @@ fn config() -> Config {
         routed_scaling_factor: number(&hf["routed_scaling_factor"]) as f32,
         norm_topk_prob: hf["norm_topk_prob"] == true,
         limits: Limits {
-            max_step_tokens: 64,
-            max_context: 64,
+            max_step_tokens: 256,
+            max_context: 256,
         },
     }
 }
@@ -190,12 +190,15 @@ fn the_graph_gives_the_published_implementations_logits() {
                 .collect()
         };
         let tokens = ids("ids");
-        if tokens.len() > 16 {
-            continue;
-        }
         let want = logits[&format!("logits_fp8_{i}")].to_f64();
         let margins = prompt["margin"].as_array();
-        for entry in ["prefill", "decode"] {
+        let short = tokens.len() <= 16;
+        let entries: &[&str] = if short {
+            &["prefill", "decode"]
+        } else {
+            &["prefill"]
+        };
+        for entry in entries {
             let out = tiny.step(entry, &tokens, 0, &mut new_states(&tiny.module));
             let error = relative_error(&out["logits"].to_f64(), &want);
             println!("prompt {i}, {entry}: relative logit error {error:.4}");
@@ -204,8 +207,10 @@ fn the_graph_gives_the_published_implementations_logits() {
                 positions += 1;
                 agreeing += usize::from(*got == f64::from(want));
                 let close = margins.is_some_and(|m| m[at].as_f64().is_some_and(|m| m < 0.5));
+                // A rounding can swap an expert, which changes one position of a long prompt by a
+                // large margin; in the short ones no routing is that close.
                 assert!(
-                    *got == f64::from(want) || close,
+                    *got == f64::from(want) || close || !short,
                     "prompt {i}, {entry}, position {at}: a clear winner lost"
                 );
             }
@@ -213,9 +218,9 @@ fn the_graph_gives_the_published_implementations_logits() {
         checked += 1;
     }
     println!("{agreeing} of {positions} next tokens agree");
-    assert!(checked >= 3, "only {checked} short prompts");
+    assert_eq!(checked, prompts.len());
     assert!(
-        agreeing * 100 >= positions * 80,
+        agreeing * 100 >= positions * 94,
         "{agreeing} of {positions} next tokens agree"
     );
 }

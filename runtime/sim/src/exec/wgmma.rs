@@ -36,7 +36,7 @@ use super::Next;
 use super::alu::Consts;
 use super::state::{Core, Cta, Group, Wait, Warp};
 use crate::error::{Exec, FaultKind, illegal, trouble};
-use crate::isa::{Kernel, MatrixA, Op, PSrc, Wgmma};
+use crate::isa::{Kernel, MatrixA, Op, Row32, Wgmma};
 use crate::launch::Completion;
 use crate::memory::SHARED_START;
 use crate::numerics::wgmma::{Tile, mma};
@@ -55,7 +55,7 @@ pub struct Scratch {
     c: Vec<f32>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PendingMma {
     /// First warp of the warpgroup, in the group's list.
     pub base: usize,
@@ -65,6 +65,8 @@ pub struct PendingMma {
     pub scale_d: bool,
     /// Ordinal of the wgmma-group.
     pub group: u32,
+    /// Accumulators before they were poisoned, `[warp][register]`.
+    saved: Vec<Row32>,
 }
 
 impl Core<'_> {
@@ -138,7 +140,7 @@ impl Group {
         let Op::Wgmma(inst) = &kernel.code[pcs[0] as usize].op else {
             return Err(illegal("a warpgroup waits where no wgmma is"));
         };
-        let pending = self.pending(kernel, inst, base, pcs[0])?;
+        let mut pending = self.pending(kernel, inst, base, pcs[0])?;
         let now = match completion {
             Completion::Early => true,
             Completion::Late => false,
@@ -149,11 +151,7 @@ impl Group {
             self.complete_mmas(kernel, base, u32::MAX)?;
             self.perform_mma(kernel, &pending)?;
         } else {
-            for w in &mut self.warps[base..base + 4] {
-                for &d in &inst.d {
-                    w.regs.r32[usize::from(d)] = [POISON; 32];
-                }
-            }
+            self.poison(kernel, inst, &mut pending);
             self.flight.mmas.push_back(pending);
         }
         for w in &mut self.warps[base..base + 4] {
@@ -186,7 +184,6 @@ impl Group {
             MatrixA::Descriptor(r) => uniform(&|w| *w.regs.get64(consts, r), "descriptor of A")?,
             MatrixA::Registers(_) => 0,
         };
-        let PSrc { .. } = inst.scale_d;
         let scale = uniform(
             &|w| [u64::from(w.regs.pred(inst.scale_d)); 32],
             "scale-d predicate",
@@ -202,7 +199,26 @@ impl Group {
             desc_b,
             scale_d: scale != 0,
             group,
+            saved: Vec::new(),
         })
+    }
+
+    /// Hides the accumulators until the product is performed. A product of the
+    /// same registers that is in flight has hidden them already.
+    fn poison(&mut self, kernel: &Kernel, inst: &Wgmma, pending: &mut PendingMma) {
+        let hidden = self.flight.mmas.iter().any(|m| {
+            let other = &kernel.code[m.pc as usize].op;
+            m.base == pending.base && matches!(other, Op::Wgmma(o) if o.d == inst.d)
+        });
+        if hidden {
+            return;
+        }
+        for w in &mut self.warps[pending.base..pending.base + 4] {
+            for &d in &inst.d {
+                let row = &mut w.regs.r32[usize::from(d)];
+                pending.saved.push(std::mem::replace(row, [POISON; 32]));
+            }
+        }
     }
 
     /// Lets warps go on that wait for their wgmma-groups.
@@ -242,6 +258,14 @@ impl Group {
         let Op::Wgmma(inst) = &kernel.code[m.pc as usize].op else {
             return Err(illegal("a pending wgmma without its instruction"));
         };
+        let mut saved = m.saved.iter();
+        if !m.saved.is_empty() {
+            for w in &mut self.warps[m.base..m.base + 4] {
+                for (&d, row) in inst.d.iter().zip(&mut saved) {
+                    w.regs.r32[usize::from(d)] = *row;
+                }
+            }
+        }
         self.product(kernel, inst, m).map_err(|mut t| {
             t.pc = Some(m.pc);
             t

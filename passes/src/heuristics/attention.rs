@@ -17,8 +17,8 @@ pub struct AttentionProblem {
     pub dr: u64,
     /// Channels of the value.
     pub dv: u64,
-    /// Whether key and value are one latent, so that a tile is loaded once.
-    pub latent: bool,
+    /// Rows of queries that a block keeps: 128 tokens in prefill, 64 heads in decode.
+    pub query_rows: u64,
 }
 
 /// Keys a tile and depth of the ring.
@@ -35,7 +35,7 @@ pub struct AttentionTile {
 pub struct AttentionCandidate {
     /// The tile.
     pub tile: AttentionTile,
-    /// Shared memory for queries, ring and probabilities.
+    /// Shared memory for queries and ring.
     pub smem_bytes: u64,
     /// Whether the target has that much.
     pub fits: bool,
@@ -50,15 +50,15 @@ pub struct AttentionChoice {
     pub candidates: Vec<AttentionCandidate>,
 }
 
-/// Rows of a query tile: one consumer warpgroup.
-const QUERY_ROWS: u64 = 64;
 /// Most overlap first: two stages overlap the next load with this tile's work, one does not.
 const CANDIDATES: [AttentionTile; 2] = [
     AttentionTile { kv: 64, stages: 2 },
     AttentionTile { kv: 64, stages: 1 },
 ];
 const BF16_BYTES: u64 = 2;
-/// Barriers, running maxima and sums, and the alignment of the ring to 1024 bytes.
+/// TMA loads 64 channels at a time: the 128-byte swizzle span.
+const CHANNEL_TILE: u64 = 64;
+/// Barriers and the alignment of the ring to 1024 bytes.
 const SMEM_OVERHEAD: u64 = 4096;
 
 /// Lists the tiles for a problem.
@@ -89,13 +89,12 @@ impl AttentionChoice {
     }
 }
 
+/// Queries, then for each stage a tile of keys and one of values; probabilities stay in registers.
 fn smem_bytes(problem: &AttentionProblem, tile: AttentionTile) -> u64 {
-    let kv = u64::from(tile.kv);
-    let value = if problem.latent { 0 } else { problem.dv };
-    let query = QUERY_ROWS * (problem.dk + problem.dr) * BF16_BYTES;
-    let keys = kv * (problem.dk + problem.dr + value) * BF16_BYTES;
-    let probabilities = QUERY_ROWS * kv * BF16_BYTES;
-    SMEM_OVERHEAD + query + u64::from(tile.stages) * keys + probabilities
+    let channels = |n: u64| n.next_multiple_of(CHANNEL_TILE) * BF16_BYTES;
+    let key = channels(problem.dk) + channels(problem.dr);
+    let stage = u64::from(tile.kv) * (key + channels(problem.dv));
+    SMEM_OVERHEAD + problem.query_rows * key + u64::from(tile.stages) * stage
 }
 
 impl fmt::Display for AttentionChoice {
@@ -103,8 +102,8 @@ impl fmt::Display for AttentionChoice {
         let p = &self.problem;
         writeln!(
             f,
-            "attention: dk {}, dr {}, dv {}, latent {}",
-            p.dk, p.dr, p.dv, p.latent
+            "attention: dk {}, dr {}, dv {}, query rows {}",
+            p.dk, p.dr, p.dv, p.query_rows
         )?;
         writeln!(f, "  keys stages    smem")?;
         let best = self.best();
@@ -134,13 +133,13 @@ mod tests {
             dk: 128,
             dr: 64,
             dv: 128,
-            latent: false,
+            query_rows: 128,
         };
         let absorbed = AttentionProblem {
             dk: 512,
             dr: 64,
             dv: 512,
-            latent: true,
+            query_rows: 64,
         };
         assert_eq!(
             choose(expanded, &target).best(),
@@ -156,7 +155,7 @@ mod tests {
             dk: 4096,
             dr: 64,
             dv: 4096,
-            latent: true,
+            query_rows: 64,
         };
         let choice = choose(huge, &target);
         assert_eq!(choice.best(), None);

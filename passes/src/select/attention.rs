@@ -1,7 +1,7 @@
 //! Attention over the latent cache, and the write into it.
 //!
-//! One key head for all query heads (absorbed MLA) takes the decode kernel, which loads the latent once as key
-//! and value; a key head for each query head (expanded MLA) takes the prefill kernel.
+//! One key head for all query heads (absorbed MLA) takes the decode kernel, whose tiles are heads of a token; a
+//! key head for each query head (expanded MLA) takes the prefill kernel, whose tiles are tokens of a head.
 
 use mcc_ir::kernel::{Attention, KernelConfig, MlaCacheWrite};
 use mcc_ir::{NodeId, ValueId};
@@ -25,21 +25,12 @@ impl Lowering<'_> {
             self.extent(node, args[1].value, 2)?,
         );
         let dv = self.extent(node, args[4].value, 2)?;
-        // With one head for all, both forms agree on shapes; the latent one needs key and value to be one.
-        let latent = kv_heads == 1 && (heads > 1 || args[2].view == args[4].view);
-        if latent && args[2].view != args[4].view {
-            return Err(self.unsupported(
-                node,
-                args[4].value,
-                "attention with one key head reads key and value from the same latent",
-                "give the latent as `k` and as `v`, or one key head for each query head",
-            ));
-        }
+        let absorbed = kv_heads == 1;
         let problem = AttentionProblem {
             dk: dk.into(),
             dr: dr.into(),
             dv: dv.into(),
-            latent,
+            query_rows: if absorbed { 64 } else { 128 },
         };
         let choice = attention::choose(problem, self.target);
         self.explain(node, choice.to_string());
@@ -65,7 +56,7 @@ impl Lowering<'_> {
             stages: tile.stages,
         };
         args.push(self.out(node, 0, Layouts::Rows)?);
-        let config = if latent {
+        let config = if absorbed {
             KernelConfig::AttentionDecode(config)
         } else {
             KernelConfig::AttentionPrefill(config)

@@ -194,7 +194,14 @@ pub enum DeviceError {
     TensorMap(String),
     /// What the simulated device said.
     #[error(transparent)]
-    Sim(#[from] mcc_sim::SimError),
+    Sim(Box<mcc_sim::SimError>),
+}
+
+impl From<mcc_sim::SimError> for DeviceError {
+    fn from(err: mcc_sim::SimError) -> Self {
+        // Faults carry much detail; a result should stay small.
+        Self::Sim(Box::new(err))
+    }
 }
 
 /// A checkpoint that does not hold what the bundle asks for.

@@ -133,10 +133,10 @@ impl PreparedStep {
                     box_dims, swizzle, ..
                 } => {
                     let slot = &mut self.maps[i];
-                    if !slot
+                    let changed = slot
                         .as_ref()
-                        .is_some_and(|cached| cached.extents == extents[operand])
-                    {
+                        .is_none_or(|cached| cached.extents != extents[operand]);
+                    if changed {
                         let spec = tensor_map(
                             &step.operands[operand],
                             self.addresses[operand],

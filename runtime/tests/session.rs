@@ -349,7 +349,8 @@ fn bundles_that_do_not_fit() {
     assert!(matches!(err, RuntimeError::Bundle(_)), "{err}");
     let err = refuse(|b| b.manifest.entries[0].steps[0].operands[0].offset = 4096);
     assert!(matches!(err, RuntimeError::Manifest(_)), "{err}");
-    let not_text: [(&str, fn(&mut Bundle)); 5] = [
+    type Change = fn(&mut Bundle);
+    let not_text: [(&str, Change); 5] = [
         ("no entry `decode`", |b| {
             b.manifest.entries[1].name = "other".to_owned()
         }),

@@ -278,3 +278,40 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     }
     written
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files whose container is sound and whose manifest is not.
+    #[test]
+    fn manifests_are_checked() {
+        let read = |name: &str, json: &str| {
+            let section = Section {
+                name: name.to_owned(),
+                bytes: json.as_bytes().to_vec(),
+            };
+            Bundle::from_bytes(&container::pack(&[section]).expect("packs"))
+        };
+        // Only the version need be there to tell that it is another one.
+        let newer = read(MANIFEST, r#"{"schema": 7, "anything": []}"#);
+        assert!(matches!(
+            newer,
+            Err(BundleError::WrongVersion {
+                what: "schema",
+                found: 7,
+                needed: SCHEMA_VERSION
+            })
+        ));
+        for json in ["", "[]", "{}", r#"{"schema": -1}"#, r#"{"schema": 1}"#] {
+            assert!(
+                matches!(read(MANIFEST, json), Err(BundleError::ManifestSyntax(_))),
+                "{json}"
+            );
+        }
+        let other = read("other.json", "{}");
+        assert!(
+            matches!(other, Err(BundleError::MissingSection { section }) if section == MANIFEST)
+        );
+    }
+}

@@ -76,7 +76,7 @@ mod tests {
     fn bf16_rounds_to_nearest_even() {
         let mut out = Vec::new();
         // 1 + 2^-8 lies half way between two BF16 values, and so does 1 + 3 * 2^-8.
-        let values = [1.003_906_25_f32, 1.011_718_75, 1.003_906_4];
+        let values = [1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1.003_906_4_f32];
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         f32_to_bf16(&bytes, &mut out);
         assert_eq!(out, [0x80, 0x3f, 0x82, 0x3f, 0x81, 0x3f]);

@@ -52,16 +52,7 @@ pub(crate) fn load(
     progress: &mut dyn FnMut(LoadProgress<'_>),
 ) -> Result<u64, WeightError> {
     let checkpoint = Checkpoint::open(dir)?;
-    let plans = manifest
-        .params
-        .iter()
-        .map(|param| {
-            let plan = plan(&checkpoint, &param.name, &param.source)?;
-            check_type(param, &plan, dir)?;
-            Ok(plan)
-        })
-        .collect::<Result<Vec<_>, WeightError>>()?;
-
+    let plans = plans(&checkpoint, &manifest.params)?;
     let total = plans.len();
     let mut bytes = 0;
     for (done, (param, plan)) in manifest.params.iter().zip(&plans).enumerate() {
@@ -104,20 +95,6 @@ pub(crate) fn load(
     Ok(bytes)
 }
 
-impl Checkpoint {
-    /// Checks the headers against a weight map: every tensor there, of the right shape and type.
-    ///
-    /// # Errors
-    /// The first parameter's that cannot be loaded.
-    pub fn check(&self, params: &[WeightParam]) -> Result<(), WeightError> {
-        for param in params {
-            let plan = plan(self, &param.name, &param.source)?;
-            check_type(param, &plan, self.dir())?;
-        }
-        Ok(())
-    }
-}
-
 /// Streams a value through an element conversion.
 fn emit_converted(
     plan: &Plan<'_>,
@@ -131,6 +108,30 @@ fn emit_converted(
             sink(&converted)
         })
     })
+}
+
+impl Checkpoint {
+    /// Checks that every recipe fits the headers of this checkpoint; reads no weights.
+    ///
+    /// # Errors
+    /// When a tensor is missing, or not of the type that the bundle wants.
+    pub fn check(&self, params: &[WeightParam]) -> Result<(), WeightError> {
+        plans(self, params).map(drop)
+    }
+}
+
+fn plans<'a>(
+    checkpoint: &'a Checkpoint,
+    params: &[WeightParam],
+) -> Result<Vec<Plan<'a>>, WeightError> {
+    params
+        .iter()
+        .map(|param| {
+            let plan = plan(checkpoint, &param.name, &param.source)?;
+            check_type(param, &plan, checkpoint.dir())?;
+            Ok(plan)
+        })
+        .collect()
 }
 
 /// What the recipe makes must be what the bundle wants, but for a conversion between F32 and BF16.

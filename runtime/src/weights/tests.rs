@@ -447,6 +447,15 @@ fn tensors_that_do_not_fit() {
     ];
     tensors.extend(fp8("w", "w_scale_inv", 1, 16, 16));
     let dir = checkpoint(&tensors);
+    // Headers alone tell as much.
+    let checkpoint = Checkpoint::open(dir.path()).expect("opens");
+    let fits = manifest(DType::E4m3, &[16, 16], tensor("w"));
+    assert!(checkpoint.check(&fits.params).is_ok());
+    let wrong = manifest(DType::E4m3, &[16, 32], tensor("w"));
+    assert!(matches!(
+        checkpoint.check(&wrong.params),
+        Err(WeightError::WrongShape { .. })
+    ));
     let refuse = |dtype, shape: &[u64], source| {
         load_param(dir.path(), dtype, shape, source).expect_err("refused")
     };

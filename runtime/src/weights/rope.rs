@@ -43,15 +43,16 @@ pub(crate) fn inverse_frequencies(dim: u64, theta: f64, yarn: Option<&Yarn>) -> 
         let low = pair_of(y.beta_fast, y.original).floor().max(0.0);
         let high = pair_of(y.beta_slow, y.original).ceil().min(d - 1.0);
         // Equal ends would divide by zero.
-        (y.factor, low, if high == low { high + 0.001 } else { high })
+        let width = if high == low { 0.001 } else { high - low };
+        (y.factor, low, width)
     });
     (0..dim / 2)
         .map(|i| {
             let plain = theta.powf(-2.0 * i as f64 / d);
             match ramp {
                 None => plain,
-                Some((factor, low, high)) => {
-                    let stretched = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                Some((factor, low, width)) => {
+                    let stretched = ((i as f64 - low) / width).clamp(0.0, 1.0);
                     plain * (1.0 - stretched) + plain / factor * stretched
                 }
             }

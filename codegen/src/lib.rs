@@ -70,11 +70,17 @@ impl Codegen {
             .to_string_with_flags(OperationPrintingFlags::new())
             .unwrap_or_else(|_| module.as_operation().to_string());
         let lowered = lower::lower(&kernel.name, &self.context, &mut module)?;
+        // Every kernel that leaves here reads back: the simulator and the snapshots see one canonical form.
+        let ptx = mcc_ptx::parse(&lowered.ptx).map_err(|e| CodegenError::Bug {
+            kernel: kernel.name.clone(),
+            stage: "reading of its PTX",
+            detail: format!("{e}\n{}", lowered.ptx),
+        })?;
         Ok(KernelCode {
             name: kernel.name.clone(),
             mlir,
             llvm: lowered.llvm,
-            ptx: lowered.ptx,
+            ptx: ptx.to_string(),
             launch: family.launch,
         })
     }

@@ -1,1 +1,26 @@
-//! The mcc command line: importers, pipeline, bundle
+//! The compiler's front: importers, the pipeline as a flat list of stages, the bundle, the command line.
+//!
+//! ```text
+//! checkpoint dir ─┐                    stages::run                              pack
+//! .mir file ──────┼─ source::read ─► verify ─ egraph ─ select ─ codegen ─ ptxas ─► Bundle ─► .mccb
+//! Rust model ─────┘   import/          each stage has a text form; --emit stops at one, --dump keeps all
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | [`source`] | what the user points at, and the graph in it |
+//! | [`import`] | Hugging Face checkpoints |
+//! | [`stages`] | the pipeline |
+//! | [`pack`] | program and kernels to bundle |
+//! | [`ptxas`] | NVIDIA's assembler, when it is there |
+//! | [`cli`] | `mcc build`, `run`, `eval`, `inspect` |
+
+pub mod cli;
+pub mod error;
+pub mod import;
+pub mod pack;
+pub mod ptxas;
+pub mod source;
+pub mod stages;
+
+pub use error::Error;

@@ -1,8 +1,8 @@
 //! Rotary position embedding (spec section 1.5): `rope`, and `mla_cache_write`, which norms the latent,
 //! rotates the shared key and writes both into the cache row of their position.
 //!
-//! Interleaved pairs: `(a, b) → (a cos - b sin, a sin + b cos)` in FP32, one rounding to BF16 at the end.
-//! `a cos - b sin` is one product and one fused multiply-add: `fma(a, cos, -(b sin))`.
+//! Interleaved pairs: `(a, b) → (a cos - b sin, a sin + b cos)` in FP32, each operation rounded as in the
+//! reference (no contraction), one rounding to BF16 at the end.
 
 use mcc_ir::kernel::{MlaCacheWrite, Rope};
 
@@ -21,8 +21,8 @@ fn rotate<'k>(x: [Val<'k, F32>; 8], table: Global<'k>) -> [Val<'k, F32>; 8] {
     for i in 0..4 {
         let [cos, sin] = pair(i);
         let (a, b) = (x[2 * i], x[2 * i + 1]);
-        out[2 * i] = a.fma(cos, -(b * sin));
-        out[2 * i + 1] = a.fma(sin, b * cos);
+        out[2 * i] = a * cos - b * sin;
+        out[2 * i + 1] = a * sin + b * cos;
     }
     out
 }

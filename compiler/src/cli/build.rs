@@ -1,0 +1,166 @@
+//! `mcc build`: source to bundle, or to the text of a stage.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::print_line;
+use crate::error::Error;
+use crate::import::LimitOptions;
+use crate::stages::{self, BuildOptions, Built, Emit};
+use crate::{pack, ptxas, source};
+
+/// Flags of `mcc build`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// A checkpoint directory (config.json, safetensors), a .mir file, a Rust model file or crate.
+    source: PathBuf,
+    /// The GPU to compile for: h800, h100 or h200.
+    #[arg(long, default_value = "h100")]
+    target: String,
+    /// The bundle to write [default: <name>.mccb]; with --emit the text file [default: standard output].
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// Stops at a stage and writes its text.
+    #[arg(long, value_enum)]
+    emit: Option<Emit>,
+    /// Keeps the text of every stage in this folder.
+    #[arg(long)]
+    dump: Option<PathBuf>,
+    /// Tokens of the largest step [default: 256, or the context when that is shorter].
+    #[arg(long)]
+    max_step_tokens: Option<u64>,
+    /// Positions of the KV cache [default: the model's max_position_embeddings].
+    #[arg(long)]
+    max_context: Option<u64>,
+    /// Leaves the graph as written. Some graphs need fused ops and are then refused.
+    #[arg(long)]
+    no_optimize: bool,
+    /// Packs PTX only; the bundle's bytes then do not depend on which ptxas is installed.
+    #[arg(long)]
+    no_cubin: bool,
+    /// Prints a summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let start = Instant::now();
+    let limits = LimitOptions { max_step_tokens: args.max_step_tokens, max_context: args.max_context };
+    let source = source::read(&args.source, limits)?;
+    for warning in &source.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let options = BuildOptions {
+        target: args.target.clone(),
+        optimize: !args.no_optimize,
+        cubins: !args.no_cubin,
+        dump: args.dump.clone(),
+    };
+    let bar = ProgressBar::new(0);
+    bar.set_style(
+        ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    let built = stages::run(&source, &options, args.emit, &mut |what, done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        bar.set_message(what.to_owned());
+    });
+    bar.finish_and_clear();
+    let built = built?;
+
+    if let Some(emit) = args.emit {
+        let text = text(&built, emit)?;
+        return match &args.output {
+            Some(path) => write_whole(path, text.as_bytes()),
+            None => {
+                print_line(text.trim_end());
+                Ok(())
+            }
+        };
+    }
+
+    let path = args.output.clone().unwrap_or_else(|| format!("{}.mccb", built.graph.name).into());
+    let bundle = pack::pack(&source, &built)?;
+    if let Some(dir) = &source.checkpoint {
+        check_weights(dir, &bundle)?;
+    }
+    bundle.write(&path).map_err(|source| Error::Bundle { path: path.clone(), source })?;
+    let seconds = start.elapsed().as_secs_f64();
+    let bytes = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
+    let launches: Vec<_> = bundle.manifest.entries.iter().map(|e| (e.name.clone(), e.steps.len())).collect();
+    if args.json {
+        let stages: serde_json::Map<_, _> =
+            built.times.iter().map(|(name, t)| ((*name).to_owned(), json!(t.as_secs_f64()))).collect();
+        print_line(&json!({
+            "bundle": path, "bytes": bytes, "target": built.target.name, "kernels": built.kernels.len(),
+            "cubins": built.assembled.iter().flatten().count(), "seconds": seconds, "stages": stages,
+            "launches": launches.into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+        }).to_string());
+        return Ok(());
+    }
+    let entries: Vec<String> = launches.iter().map(|(name, n)| format!("{name} {n} launches")).collect();
+    let machine_code = match built.assembled.iter().flatten().count() {
+        0 => "PTX only",
+        _ => "PTX and cubins, no spills",
+    };
+    print_line(&format!(
+        "{}: {} kernels for {} ({machine_code}); {}; {:.1} MB; {seconds:.1} s",
+        path.display(),
+        built.kernels.len(),
+        built.target.name,
+        entries.join(", "),
+        bytes as f64 / 1e6
+    ));
+    Ok(())
+}
+
+/// The text of a stage.
+fn text(built: &Built, emit: Emit) -> Result<String, Error> {
+    let kernels = |get: &dyn Fn(usize) -> Result<String, Error>| {
+        let mut all = String::new();
+        for (i, kernel) in built.kernels.iter().enumerate() {
+            all.push_str(&format!("// kernel {}\n{}\n", kernel.name, get(i)?.trim_end()));
+        }
+        Ok(all)
+    };
+    match emit {
+        Emit::Graph => Ok(built.graph.to_string()),
+        Emit::Program => {
+            let program = built.program.as_ref().ok_or_else(|| Error::Manifest("no program".to_owned()))?;
+            stages::json(program)
+        }
+        Emit::Mlir => kernels(&|i| Ok(built.kernels[i].mlir.clone())),
+        Emit::Llvm => kernels(&|i| Ok(built.kernels[i].llvm.clone())),
+        Emit::Ptx => kernels(&|i| Ok(built.kernels[i].ptx.clone())),
+        Emit::Sass => kernels(&|i| match &built.assembled[i] {
+            Some(a) => ptxas::disassemble(&built.kernels[i].name, &a.cubin),
+            None => Err(Error::MissingTool { tool: "ptxas", how: ptxas::Ptxas::how_to_get() }),
+        }),
+    }
+}
+
+/// Checks the checkpoint's headers against the model, when it has weights: better now than at the first run.
+fn check_weights(dir: &Path, bundle: &mcc_bundle::Bundle) -> Result<(), Error> {
+    let has_weights = ["model.safetensors", "model.safetensors.index.json"].iter().any(|f| dir.join(f).exists());
+    if has_weights {
+        mcc_runtime::Checkpoint::open(dir)?.check(&bundle.manifest.params)?;
+    }
+    Ok(())
+}
+
+/// Writes a file so that a reader sees all of it or nothing.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    use std::io::Write;
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(Error::io("create", path))?;
+    file.write_all(bytes).map_err(Error::io("write", path))?;
+    file.persist(path).map_err(|e| Error::io("write", path)(e.error))?;
+    Ok(())
+}

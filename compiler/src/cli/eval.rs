@@ -1,0 +1,53 @@
+//! `mcc eval`: mean negative log-likelihood of a text, in windows.
+
+use std::path::PathBuf;
+
+use mcc_runtime::evaluate;
+use serde_json::json;
+
+use super::model::{ModelArgs, bar, encode, load, print_stats};
+use super::print_line;
+use crate::error::Error;
+
+/// Flags of `mcc eval`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text file, UTF-8; tokenised without special tokens.
+    #[arg(long)]
+    text: PathBuf,
+    /// Tokens of a window. Windows follow each other; a window's tokens predict its next ones, the last one
+    /// the first of the following window.
+    #[arg(long, default_value_t = 256)]
+    context: usize,
+    /// Prints `{"nll": …, "tokens": …}`.
+    #[arg(long)]
+    json: bool,
+    /// Prints times, memory and launches to standard error.
+    #[arg(long)]
+    stats: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let text = std::fs::read_to_string(&args.text).map_err(Error::io("read", &args.text))?;
+    let mut loaded = load(&args.model)?;
+    let tokens = encode(&loaded.tokenizer, &text)?;
+    let bar = bar("tokens scored");
+    let report = evaluate(&mut loaded.model.session()?, &tokens, args.context, args.model.chunk, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    if args.json {
+        print_line(&json!(report).to_string());
+    } else {
+        print_line(&format!("mean negative log-likelihood {:.5} nats over {} tokens", report.nll, report.tokens));
+    }
+    if args.stats {
+        print_stats(loaded.model.stats(), &loaded.model.memory_plan());
+    }
+    Ok(())
+}

@@ -1,0 +1,51 @@
+//! The command line: one file a command, flags beside what they do.
+
+mod build;
+mod eval;
+mod inspect;
+mod model;
+mod run;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Error;
+
+/// Compiles mixture-of-experts transformers to Hopper kernels and runs them.
+#[derive(Parser, Debug)]
+#[command(name = "mcc", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Compiles a checkpoint, a .mir graph or a Rust model into a bundle.
+    Build(build::Args),
+    /// Continues a prompt.
+    Run(run::Args),
+    /// Measures how well a model predicts a text.
+    Eval(eval::Args),
+    /// Shows what is in a bundle.
+    Inspect(inspect::Args),
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// For the user to read; whatever was being written is not there.
+pub fn run(cli: Cli) -> Result<(), Error> {
+    match cli.command {
+        Command::Build(args) => build::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    }
+}
+
+/// Prints a line to standard output; a reader that went away is no error.
+fn print_line(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}

@@ -1,0 +1,134 @@
+//! What `run` and `eval` share: a bundle on a device with its weights, and its tokenizer.
+
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use mcc_bundle::Bundle;
+use mcc_runtime::{DeviceKind, DeviceOptions, Model, Stats, open_device};
+use tokenizers::Tokenizer;
+
+use crate::error::Error;
+
+/// Flags that name a model.
+#[derive(clap::Args, Debug)]
+pub struct ModelArgs {
+    /// The bundle.
+    bundle: PathBuf,
+    /// The checkpoint directory with the weights.
+    #[arg(long)]
+    weights: PathBuf,
+    /// `sim`, the simulated GPU, or `cuda`.
+    #[arg(long, default_value = "sim")]
+    device: String,
+    /// Tokens of a prefill step [default: the largest that the bundle allows].
+    #[arg(long)]
+    pub chunk: Option<usize>,
+}
+
+/// A model ready to run.
+pub struct Loaded {
+    /// On its device.
+    pub model: Model,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Tokens that end a text.
+    pub eos: Vec<i32>,
+}
+
+/// Loads bundle, tokenizer and weights.
+pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
+    let kind: DeviceKind = args.device.parse().map_err(mcc_runtime::RuntimeError::from)?;
+    let bundle = Bundle::read(&args.bundle).map_err(|source| Error::Bundle { path: args.bundle.clone(), source })?;
+    let tokenizer = tokenizer(&bundle, &args.weights)?;
+    let eos = bundle.manifest.tokenizer.eos.clone();
+    let options = DeviceOptions { sms: bundle.manifest.target.sms, ..DeviceOptions::default() };
+    let device = open_device(kind, &options).map_err(mcc_runtime::RuntimeError::from)?;
+    let mut model = Model::load(device, bundle)?;
+    let bar = bar("loading weights");
+    let loaded = model.load_weights(&args.weights, &mut |p| {
+        bar.set_length(p.total as u64);
+        bar.set_position(p.done as u64);
+    });
+    bar.finish_and_clear();
+    loaded?;
+    Ok(Loaded { model, tokenizer, eos })
+}
+
+/// The bundle's tokenizer, or the checkpoint's.
+fn tokenizer(bundle: &Bundle, weights: &Path) -> Result<Tokenizer, Error> {
+    let (text, from) = match &bundle.tokenizer {
+        Some(text) => (text.clone(), "the bundle's tokenizer".to_owned()),
+        None => {
+            let path = weights.join("tokenizer.json");
+            let text = std::fs::read_to_string(&path).map_err(|e| Error::Tokenizer {
+                what: format!("the bundle has no tokenizer, and {} cannot be read: {e}", path.display()),
+            })?;
+            (text, path.display().to_string())
+        }
+    };
+    text.parse::<Tokenizer>().map_err(|e| Error::Tokenizer { what: format!("{from} cannot be used: {e}") })
+}
+
+/// Text to ids, without special tokens.
+pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<i32>, Error> {
+    let encoding = tokenizer
+        .encode(text, false)
+        .map_err(|e| Error::Tokenizer { what: format!("the text cannot be tokenised: {e}") })?;
+    encoding
+        .get_ids()
+        .iter()
+        .map(|id| i32::try_from(*id).map_err(|_| Error::Tokenizer { what: format!("token id {id} is too large") }))
+        .collect()
+}
+
+/// Ids to text, special tokens included.
+pub fn decode(tokenizer: &Tokenizer, ids: &[i32]) -> Result<String, Error> {
+    let ids: Vec<u32> = ids.iter().map(|id| id.cast_unsigned()).collect();
+    tokenizer
+        .decode(&ids, false)
+        .map_err(|e| Error::Tokenizer { what: format!("the tokens cannot be written as text: {e}") })
+}
+
+/// A progress bar on a terminal, nothing elsewhere.
+pub fn bar(message: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    bar.set_style(
+        ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+    );
+    bar.set_message(message);
+    bar
+}
+
+/// Where the time went, for people, on standard error.
+pub fn print_stats(stats: &Stats, memory: &mcc_runtime::MemoryPlan) {
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    eprintln!(
+        "load {:.2} s, weights {:.2} s ({:.1} MB)",
+        stats.load.as_secs_f64(),
+        stats.weights.as_secs_f64(),
+        mb(stats.weight_bytes)
+    );
+    eprintln!(
+        "memory: weights {:.1} MB, states {:.1} MB, inputs and outputs {:.1} MB, arena {:.1} MB",
+        mb(memory.weights),
+        mb(memory.states),
+        mb(memory.ports),
+        mb(memory.arena)
+    );
+    for (name, phase) in &stats.phases {
+        eprintln!(
+            "{name}: {} tokens in {} steps, {:.2} s, {:.1} tokens/s, slowest step {:.0} ms",
+            phase.tokens,
+            phase.steps,
+            phase.wall.as_secs_f64(),
+            phase.tokens_per_second().unwrap_or(0.0),
+            phase.slowest.as_secs_f64() * 1e3
+        );
+    }
+    let mut kernels: Vec<_> = stats.kernels.iter().collect();
+    kernels.sort_by(|a, b| b.1.time.cmp(&a.1.time).then(a.0.cmp(b.0)));
+    eprintln!("kernels by time (launches, seconds, warp instructions):");
+    for (name, k) in kernels {
+        eprintln!("  {:>6} {:>8.3} {:>12}  {name}", k.launches, k.time.as_secs_f64(), k.instructions);
+    }
+}

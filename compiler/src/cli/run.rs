@@ -1,0 +1,141 @@
+//! `mcc run`: continues a prompt on a device, printing text as it comes.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use mcc_runtime::{GenerateOptions, Generation, LogitRows, Sampling, generate};
+use serde_json::json;
+
+use super::model::{ModelArgs, decode, encode, load, print_stats};
+use super::print_line;
+use crate::error::Error;
+
+/// Flags of `mcc run`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to continue.
+    #[arg(long)]
+    prompt: String,
+    /// Most tokens to generate.
+    #[arg(long, default_value_t = 64)]
+    max_tokens: usize,
+    /// Divides the logits before sampling; 0 takes the most probable token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Probability mass that may be chosen from, most probable tokens first.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Of the random numbers: the same seed gives the same text.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Writes `logits`, f32 [prompt tokens, vocab], and `tokens`, i64 [prompt and generated tokens], as safetensors.
+    #[arg(long)]
+    logits: Option<PathBuf>,
+    /// Prints one JSON object in place of the text.
+    #[arg(long)]
+    json: bool,
+    /// Prints times, memory and launches to standard error.
+    #[arg(long)]
+    stats: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<(), Error> {
+    if let Some(path) = &args.logits {
+        check_writable(path)?;
+    }
+    let mut loaded = load(&args.model)?;
+    let prompt = encode(&loaded.tokenizer, &args.prompt)?;
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        chunk: args.model.chunk,
+        sampling: Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed },
+        eos: loaded.eos.clone(),
+        prompt_logits: if args.logits.is_some() { LogitRows::All } else { LogitRows::Last },
+    };
+
+    let mut printer = Printer { shown: 0, tokens: Vec::new() };
+    let streams = !args.json;
+    if streams {
+        print_raw(&args.prompt);
+    }
+    let vocab;
+    let generation: Generation = {
+        let tokenizer = &loaded.tokenizer;
+        let mut session = loaded.model.session()?;
+        vocab = session.vocab();
+        generate(&mut session, &prompt, &options, &mut |token| {
+            if streams {
+                printer.push(tokenizer, token);
+            }
+        })?
+    };
+    if streams {
+        print_line("");
+    } else {
+        let text = decode(&loaded.tokenizer, &generation.tokens)?;
+        let stats = args.stats.then(|| loaded.model.stats().to_json());
+        print_line(&json!({
+            "prompt_tokens": prompt, "tokens": generation.tokens, "text": text, "stop": generation.stop, "stats": stats,
+        }).to_string());
+    }
+    if let Some(path) = &args.logits {
+        write_logits(path, &prompt, &generation, vocab)?;
+    }
+    if args.stats && !args.json {
+        print_stats(loaded.model.stats(), &loaded.model.memory_plan());
+    }
+    Ok(())
+}
+
+/// Prints tokens as text; a character whose bytes are not complete yet waits.
+struct Printer {
+    shown: usize,
+    tokens: Vec<i32>,
+}
+
+impl Printer {
+    fn push(&mut self, tokenizer: &tokenizers::Tokenizer, token: i32) {
+        self.tokens.push(token);
+        let Ok(text) = decode(tokenizer, &self.tokens) else { return };
+        if text.ends_with('\u{fffd}') {
+            return;
+        }
+        if let Some(new) = text.get(self.shown..) {
+            print_raw(new);
+            self.shown = text.len();
+        }
+    }
+}
+
+fn print_raw(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Better before an hour of work than after it.
+fn check_writable(path: &Path) -> Result<(), Error> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    tempfile::NamedTempFile::new_in(dir).map(drop).map_err(Error::io("write", path))
+}
+
+fn write_logits(path: &Path, prompt: &[i32], generation: &Generation, vocab: u64) -> Result<(), Error> {
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+    let bug = |e: safetensors::SafeTensorError| Error::Manifest(format!("logits: {e}"));
+    let logits: Vec<u8> = generation.prompt_logits.iter().flat_map(|l| l.to_le_bytes()).collect();
+    let tokens: Vec<i64> = prompt.iter().chain(&generation.tokens).map(|t| i64::from(*t)).collect();
+    let token_bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+    let vocab = usize::try_from(vocab).unwrap_or(usize::MAX);
+    let views = [
+        ("logits", TensorView::new(Dtype::F32, vec![prompt.len(), vocab], &logits).map_err(bug)?),
+        ("tokens", TensorView::new(Dtype::I64, vec![tokens.len()], &token_bytes).map_err(bug)?),
+    ];
+    let bytes = safetensors::serialize(views, None).map_err(bug)?;
+    super::build::write_whole(path, &bytes)
+}

@@ -1,0 +1,129 @@
+//! Everything that can end an `mcc` command, and whose fault it is.
+
+use std::path::PathBuf;
+
+use mcc_bundle::BundleError;
+use mcc_codegen::CodegenError;
+use mcc_dsl::DslErrors;
+use mcc_passes::PassError;
+use mcc_passes::target::TargetError;
+use mcc_runtime::{RuntimeError, WeightError};
+
+/// An error of the command line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that cannot be read or written: the environment's.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// `read`, `write`, `create`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// What was given is none of the things that can be built.
+    #[error("{}: {why}; mcc builds a checkpoint directory (with a config.json), a .mir file, or a Rust model (a .rs file or a crate)", path.display())]
+    NotASource {
+        /// What was given.
+        path: PathBuf,
+        /// Why it is none of them.
+        why: String,
+    },
+    /// A checkpoint whose config asks for something else than this compiler builds.
+    #[error("{}: {what}", path.display())]
+    Config {
+        /// The config file.
+        path: PathBuf,
+        /// Field, value, and what is supported.
+        what: String,
+    },
+    /// A `.mir` text with a mistake: its author's.
+    #[error("{}: {message}", path.display())]
+    Mir {
+        /// The file, or the program that printed it.
+        path: PathBuf,
+        /// With line, column and excerpt.
+        message: String,
+    },
+    /// A model's author made a mistake.
+    #[error(transparent)]
+    Dsl(#[from] DslErrors),
+    /// A Rust model that does not build or run.
+    #[error("the Rust model {} did not print its graph: {why}", path.display())]
+    RustModel {
+        /// The file or crate.
+        path: PathBuf,
+        /// What cargo or the model said.
+        why: String,
+    },
+    /// An unknown target name.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A graph that cannot be lowered, or a compiler bug.
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    /// A kernel that cannot be generated, or a compiler bug.
+    #[error(transparent)]
+    Codegen(#[from] CodegenError),
+    /// PTX that the PTX crate does not read back: a compiler bug.
+    #[error("compiler bug: the PTX of kernel {kernel} does not read back: {why}")]
+    Ptx {
+        /// The kernel.
+        kernel: String,
+        /// The parser's message.
+        why: String,
+    },
+    /// ptxas refused a kernel, or accepted it only with a warning that costs performance.
+    #[error("kernel {kernel} does not pass {}: {why}", ptxas.display())]
+    Ptxas {
+        /// The kernel.
+        kernel: String,
+        /// The assembler.
+        ptxas: PathBuf,
+        /// Its messages.
+        why: String,
+    },
+    /// A tool that is not there.
+    #[error("{tool} was not found: {how}")]
+    MissingTool {
+        /// Its name.
+        tool: &'static str,
+        /// Where it was looked for and how to get it.
+        how: String,
+    },
+    /// Program and manifest differ in shape: a compiler bug.
+    #[error("compiler bug: the program does not map onto the bundle's manifest: {0}")]
+    Manifest(String),
+    /// A bundle that cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: BundleError,
+    },
+    /// A tokenizer that cannot be used.
+    #[error("{what}")]
+    Tokenizer {
+        /// Which, and why.
+        what: String,
+    },
+    /// A step on the device failed, or the request does not fit the bundle.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// A checkpoint that does not fit the model.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
+    /// An option that means nothing.
+    #[error("{0}")]
+    Usage(String),
+}
+
+impl Error {
+    /// An [`Error::Io`].
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}

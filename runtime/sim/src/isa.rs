@@ -6,6 +6,8 @@
 //! names a row of the kernel's constants, so that the interpreter does not
 //! tell registers and immediates apart. Predicates are one bit a lane.
 
+use std::sync::atomic::AtomicU64;
+
 use mcc_ptx::{SpecialReg, Type};
 
 use crate::numerics::approx::Approx;
@@ -830,4 +832,7 @@ pub struct Kernel {
     pub max_threads: Option<u64>,
     pub req_ntid: Option<[u32; 3]>,
     pub req_cluster: Option<[u32; 3]>,
+    /// Warp instructions of one cluster at the last launch: tells whether a
+    /// launch is worth waking other host threads.
+    pub cost: AtomicU64,
 }

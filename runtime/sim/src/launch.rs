@@ -12,6 +12,9 @@ use crate::exec::state::{Counters, Env, Group};
 use crate::isa::Kernel;
 use crate::memory::{Memory, Table};
 
+/// Launches of fewer warp instructions run on the calling thread.
+const SMALL: u64 = 2000;
+
 /// When asynchronous work takes effect. A right program gives the same result
 /// under each of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -300,7 +303,11 @@ impl Gpu {
             Some(p) => p.current_num_threads(),
             None => rayon::current_num_threads(),
         };
-        let workers = threads.min(usize::try_from(clusters).unwrap_or(usize::MAX));
+        let mut workers = threads.min(usize::try_from(clusters).unwrap_or(usize::MAX));
+        let cost = env.kernel.cost.load(Ordering::Relaxed);
+        if cost != 0 && cost.saturating_mul(clusters) < SMALL {
+            workers = 1;
+        }
         let shared = Shared {
             next: AtomicU64::new(0),
             stop: AtomicBool::new(false),
@@ -330,7 +337,14 @@ impl Gpu {
         match result.1 {
             // Of several faults, that of the first cluster.
             Some((_, e)) => Err(e),
-            None => Ok(result.0),
+            None => {
+                // A tensor-core product weighs as many instructions.
+                let work = result.0.instructions + 1000 * result.0.wgmma;
+                env.kernel
+                    .cost
+                    .store((work / clusters).max(1), Ordering::Relaxed);
+                Ok(result.0)
+            }
         }
     }
 

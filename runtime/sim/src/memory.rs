@@ -63,6 +63,12 @@ impl Drop for Allocation {
     }
 }
 
+impl Allocation {
+    pub fn host(&self) -> *mut u8 {
+        self.host
+    }
+}
+
 /// All allocations, findable by page.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Table {

@@ -8,6 +8,7 @@
 use crate::isa::{
     A32, A64, BoolOp, CONST, Cmp, CmpType, FULL, Op, P, PSrc, R, Row, Row32, Row64, Shift,
 };
+use crate::numerics::approx::{Approx, ex2};
 use crate::numerics::convert::{bf16_to_f32, f16_to_f32};
 use crate::numerics::rounding::{flush, max_f32, min_f32, saturate};
 
@@ -178,6 +179,17 @@ fn step_any(regs: &mut Regs, consts: Consts<'_>, op: &Op, mask: u32) -> bool {
             if sat {
                 v = v.map(|x| saturate(f32::from_bits(x)).to_bits());
             }
+            regs.put32(d, &v, mask);
+        }
+        Op::Approx {
+            f: Approx::Ex2,
+            ftz,
+            d,
+            a,
+        } => {
+            let fl = |x: f32| if ftz { flush(x) } else { x };
+            let a = regs.get32(consts, a);
+            let v = lanes32(|l| fl(ex2(fl(f32::from_bits(a[l])))).to_bits());
             regs.put32(d, &v, mask);
         }
         Op::Lop3 { lut, d, a, b, c } => {

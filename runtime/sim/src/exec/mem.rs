@@ -9,7 +9,7 @@ use super::state::Core;
 use crate::error::{Exec, FaultKind, illegal, trouble};
 use crate::isa::{Addr, CONST, FULL, Ld, P, R, Row, Row64, Space, St};
 use crate::memory::{
-    GLOBAL_BASE, LOCAL_BASE, PARAM_BASE, RANK_SHIFT, SHARED_BASE, WINDOW, load, store,
+    GLOBAL_BASE, LOCAL_BASE, PARAM_BASE, RANK_SHIFT, SHARED_BASE, SHARED_START, WINDOW, load, store,
 };
 use crate::numerics::convert::sign_extend;
 
@@ -49,22 +49,28 @@ impl Core<'_> {
         len: u64,
         align: u64,
     ) -> Exec<Pointers> {
-        let (mut low, mut high, mut any) = (addrs[0], addrs[0], 0);
-        for &a in addrs {
-            low = low.min(a);
-            high = high.max(a);
-            any |= a;
+        // Inactive lanes repeat an active one, so all 32 may be looked at.
+        if let Some((start, size, host)) = self.region(space, addrs[0])
+            && let Some(limit) = size.checked_sub(len)
+        {
+            // The top bit of `off` or of `limit - off` is set where a lane
+            // leaves the region: no comparison is needed.
+            let (mut outside, mut low) = (0u64, 0u64);
+            for &a in addrs {
+                let off = a.wrapping_sub(start);
+                outside |= off | limit.wrapping_sub(off);
+                low |= a;
+            }
+            if low & (align - 1) != 0 {
+                return Err(self.misaligned(space, addrs, mask, align));
+            }
+            if outside >> 63 == 0 {
+                // SAFETY: every offset is at most size - len.
+                return Ok(addrs.map(|a| unsafe { host.add(a.wrapping_sub(start) as usize) }));
+            }
         }
-        if any & (align - 1) != 0 {
+        if addrs.iter().fold(0, |m, a| m | a) & (align - 1) != 0 {
             return Err(self.misaligned(space, addrs, mask, align));
-        }
-        let window = high.wrapping_sub(low).wrapping_add(len);
-        // The same local address is another place in every lane.
-        let local =
-            space == Space::Local || (space == Space::Generic && low >> 40 == LOCAL_BASE >> 40);
-        if !local && let Some(base) = self.resolve(space, low, window, 0) {
-            // SAFETY: `resolve` has checked low .. low + window.
-            return Ok(addrs.map(|a| unsafe { base.add((a - low) as usize) }));
         }
         let mut out = [std::ptr::null_mut(); 32];
         let mut rest = mask;
@@ -79,6 +85,31 @@ impl Core<'_> {
         // Inactive lanes read where the first active one does.
         let first = out[mask.trailing_zeros() as usize & 31];
         Ok(out.map(|p| if p.is_null() { first } else { p }))
+    }
+
+    /// The whole region around an address: start, size and host address.
+    /// Nothing for local memory, which is another one in every lane.
+    #[inline(always)]
+    fn region(&mut self, space: Space, addr: u64) -> Option<(u64, u64, *mut u8)> {
+        let shared = |core: &mut Self, addr: u64, base: u64| {
+            let window = addr & !0xff_ffff;
+            let at = core.cta_of(addr);
+            let cta = core.ctas.get_mut(at)?;
+            let size = u64::from(cta.shared_len - SHARED_START);
+            let host = cta.shared_ptr(SHARED_START, size)?;
+            Some((base + window + u64::from(SHARED_START), size, host))
+        };
+        match space {
+            Space::Shared => shared(self, addr, 0),
+            Space::Generic if addr >> 40 == SHARED_BASE >> 40 => {
+                shared(self, addr - SHARED_BASE, SHARED_BASE)
+            }
+            Space::Global | Space::Generic => {
+                let a = self.env.table.find(addr)?;
+                Some((a.start, a.len, a.host()))
+            }
+            _ => None,
+        }
     }
 
     /// The host address of a range in a state space, as one lane sees it.
@@ -293,6 +324,13 @@ impl Core<'_> {
             match (src, st.size) {
                 (Row::R32(r), 4) => {
                     let v = self.w.regs.get32(consts, r);
+                    if mask == FULL {
+                        for l in 0..32 {
+                            // SAFETY: checked for bounds and alignment above.
+                            unsafe { store::<4>(p[l].add(at), u64::from(v[l])) };
+                        }
+                        continue;
+                    }
                     for l in 0..32 {
                         if mask >> l & 1 != 0 {
                             // SAFETY: checked for bounds and alignment above.

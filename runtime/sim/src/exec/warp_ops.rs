@@ -5,7 +5,7 @@
 //! the fragment waits until that one comes to the same instruction.
 
 use super::Next;
-use super::alu::{Consts, alu32, lanes32};
+use super::alu::{Consts, alu32, lanes_bits, lanes32};
 use super::state::{Core, Wait};
 use crate::error::{Exec, FaultKind, trouble};
 use crate::isa::{A32, Op, R, ShflMode, VoteMode};
@@ -51,17 +51,13 @@ impl Core<'_> {
                 ..
             } => {
                 let (a, b) = (
-                    *self.w.regs.get32(consts, a),
+                    self.w.regs.get32(consts, a),
                     self.w.regs.get32(consts, lane),
                 );
                 let c = self.w.regs.get32(consts, clamp);
-                let mut bits = 0;
-                let mut v = [0; 32];
-                for (l, out) in v.iter_mut().enumerate() {
-                    let (from, inside) = shfl_source(mode, l as u32, b[l], c[l]);
-                    bits |= u32::from(inside) << l;
-                    *out = a[from as usize];
-                }
+                let from = lanes32(|l| shfl_source(mode, l as u32, b[l], c[l]));
+                let bits = lanes_bits(|l| from[l] < 32);
+                let v = lanes32(|l| a[from[l] as usize & 31]);
                 self.w.regs.put32(d, &v, active);
                 self.w.regs.put_pred(p, bits, active);
             }
@@ -174,27 +170,23 @@ impl Core<'_> {
     }
 }
 
-/// PTX ISA 9.7.9.6: the source lane, and whether it is inside the segment.
-fn shfl_source(mode: ShflMode, lane: u32, b: u32, c: u32) -> (u32, bool) {
+/// PTX ISA 9.7.9.6: the source lane; outside of the segment the own lane plus
+/// 32, which marks it.
+#[inline(always)]
+fn shfl_source(mode: ShflMode, lane: u32, b: u32, c: u32) -> u32 {
     let b = b & 31;
-    let clamp = c & 31;
     let segment = c >> 8 & 31;
-    let max = (lane & segment) | (clamp & !segment);
-    let min = lane & segment;
+    let max = (lane & segment) | (c & 31 & !segment);
     let (j, inside) = match mode {
         ShflMode::Up => (lane.wrapping_sub(b), lane as i32 - b as i32 >= max as i32),
         ShflMode::Down => (lane + b, lane + b <= max),
         ShflMode::Bfly => (lane ^ b, (lane ^ b) <= max),
         ShflMode::Idx => {
-            let j = min | (b & !segment);
+            let j = (lane & segment) | (b & !segment);
             (j, j <= max)
         }
     };
-    if inside {
-        (j & 31, true)
-    } else {
-        (lane, false)
-    }
+    if inside { j & 31 } else { lane + 32 }
 }
 
 fn reduce(f: A32, a: u32, b: u32) -> u32 {

@@ -39,7 +39,7 @@ use crate::error::{Exec, FaultKind, illegal, trouble};
 use crate::isa::{Kernel, MatrixA, Op, Row32, Wgmma};
 use crate::launch::Completion;
 use crate::memory::SHARED_START;
-use crate::numerics::wgmma::{Tile, mma};
+use crate::numerics::wgmma::{Tile, mma, truncate};
 use crate::tensor_map::Swizzle;
 
 /// What registers hold while a `wgmma` that writes them is in flight.
@@ -302,28 +302,47 @@ impl Group {
         s.a.load(inst.a_type, &s.a_codes, 64, inst.negate_a);
         s.b.load(inst.b_type, &s.b_codes, n, inst.negate_b);
         s.c.resize(64 * n, 0.0);
-        if m.scale_d {
-            for (w, warp) in warps.iter().enumerate() {
-                for (r, &d) in inst.d.iter().enumerate() {
-                    let row = &warp.regs.r32[usize::from(d)];
-                    for (l, &v) in row.iter().enumerate() {
-                        s.c[place(n, w, r, l)] = f32::from_bits(v);
+        // Groups of eight rows of zeros need no product: a decode step has one
+        // row of 64. Their accumulators are only truncated.
+        let zero = |w: usize, half: usize| {
+            let first = 16 * w + 8 * half;
+            !s.b.any_special() && s.a.all_zero(first, first + 8)
+        };
+        let precision = inst.a_type.precision();
+        let mut skip = 0u64;
+        for (w, warp) in warps.iter_mut().enumerate() {
+            let skipped = [zero(w, 0), zero(w, 1)];
+            skip |= u64::from(skipped[0]) * 0xff << (16 * w)
+                | u64::from(skipped[1]) * 0xff00 << (16 * w);
+            for (r, &d) in inst.d.iter().enumerate() {
+                let row = &mut warp.regs.r32[usize::from(d)];
+                if !m.scale_d {
+                    *row = [0; 32];
+                }
+                if skipped[r / 2 % 2] {
+                    *row = row.map(|v| truncate(v, precision));
+                } else {
+                    let at = place(n, w, r);
+                    for (q, quad) in row.chunks_exact(4).enumerate() {
+                        for (l, &v) in quad.iter().enumerate() {
+                            s.c[at + q * n + 2 * l] = f32::from_bits(v);
+                        }
                     }
                 }
             }
         }
-        mma(
-            inst.a_type.precision(),
-            &s.a,
-            &mut s.b,
-            &mut s.c,
-            !m.scale_d,
-        );
+        mma(precision, &s.a, &mut s.b, &mut s.c, skip);
         for (w, warp) in warps.iter_mut().enumerate() {
             for (r, &d) in inst.d.iter().enumerate() {
+                let at = place(n, w, r);
+                if skip >> (at / n) & 1 != 0 {
+                    continue;
+                }
                 let row = &mut warp.regs.r32[usize::from(d)];
-                for (l, v) in row.iter_mut().enumerate() {
-                    *v = s.c[place(n, w, r, l)].to_bits();
+                for (q, quad) in row.chunks_exact_mut(4).enumerate() {
+                    for (l, v) in quad.iter_mut().enumerate() {
+                        *v = s.c[at + q * n + 2 * l].to_bits();
+                    }
                 }
             }
         }
@@ -333,11 +352,11 @@ impl Group {
     }
 }
 
-/// Index in the row-major accumulator tile of register r of lane l of warp w.
+/// Index in the row-major accumulator tile of register r of lane 0 of warp w;
+/// lane l lies l / 4 rows and 2 (l % 4) columns further.
 #[inline(always)]
-fn place(n: usize, w: usize, r: usize, l: usize) -> usize {
-    let row = 16 * w + l / 4 + 8 * (r / 2 % 2);
-    row * n + 8 * (r / 4) + 2 * (l % 4) + r % 2
+fn place(n: usize, w: usize, r: usize) -> usize {
+    (16 * w + 8 * (r / 2 % 2)) * n + 8 * (r / 4) + r % 2
 }
 
 struct Descriptor {

@@ -23,10 +23,6 @@
 //! the exponents are moderate; every other element goes through [`fused_sum`],
 //! which is the definition in integers.
 
-use std::sync::OnceLock;
-
-use super::convert::{E4M3, E5M2, Format, decode};
-
 /// Element type of an operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Element {
@@ -122,29 +118,6 @@ pub struct Tile {
     any_special: bool,
 }
 
-struct Fp8Table {
-    value: [f32; 256],
-    exp: [i16; 256],
-}
-
-fn fp8_table(fmt: Format, min_exp: i16) -> Fp8Table {
-    let mut t = Fp8Table {
-        value: [0.0; 256],
-        exp: [0; 256],
-    };
-    for code in 0..256 {
-        let v = decode(code as u32, fmt) as f32;
-        t.value[code] = v;
-        t.exp[code] = exponent(v, min_exp);
-    }
-    t
-}
-
-fn fp8_tables() -> &'static [Fp8Table; 2] {
-    static TABLES: OnceLock<[Fp8Table; 2]> = OnceLock::new();
-    TABLES.get_or_init(|| [fp8_table(E4M3, -6), fp8_table(E5M2, -14)])
-}
-
 #[inline(always)]
 fn exponent(v: f32, min_exp: i16) -> i16 {
     let bits = v.to_bits() & 0x7fff_ffff;
@@ -163,50 +136,21 @@ impl Tile {
         self.k = k;
         self.values.resize(rows * k, 0.0);
         self.exps.resize(rows * k, 0);
-        match element {
-            Element::E4m3 | Element::E5m2 => {
-                let table = &fp8_tables()[usize::from(element == Element::E5m2)];
-                for ((v, e), &c) in self.values.iter_mut().zip(&mut self.exps).zip(codes) {
-                    *v = table.value[usize::from(c)];
-                    *e = table.exp[usize::from(c)];
-                }
-            }
-            Element::F16 => self.load_16(codes, element, |c| half::f16::from_bits(c).to_f32()),
-            Element::Bf16 => {
-                self.load_16(codes, element, |c| f32::from_bits(u32::from(c) << 16));
-            }
-            Element::Tf32 => {
-                for ((v, e), c) in self
-                    .values
-                    .iter_mut()
-                    .zip(&mut self.exps)
-                    .zip(codes.chunks_exact(4))
-                {
-                    // The tensor core ignores the low 13 bits.
-                    let bits = u32::from_le_bytes([c[0], c[1], c[2], c[3]]) & !0x1fff;
-                    *v = f32::from_bits(bits);
-                    *e = exponent(*v, -126);
-                }
-            }
-        }
+        decode_codes(element, codes, &mut self.values, &mut self.exps);
         if negate {
             self.values.iter_mut().for_each(|v| *v = -*v);
         }
         self.classify();
     }
 
-    #[inline(always)]
-    fn load_16(&mut self, codes: &[u8], element: Element, f: impl Fn(u16) -> f32) {
-        let min = element.min_exp();
-        for ((v, e), c) in self
-            .values
-            .iter_mut()
-            .zip(&mut self.exps)
-            .zip(codes.chunks_exact(2))
-        {
-            *v = f(u16::from_le_bytes([c[0], c[1]]));
-            *e = exponent(*v, min);
-        }
+    /// Whether rows `from..to` are all zero.
+    pub fn all_zero(&self, from: usize, to: usize) -> bool {
+        self.zero[from..to].iter().all(|&z| z)
+    }
+
+    /// Whether any row may have an infinity or NaN.
+    pub fn any_special(&self) -> bool {
+        self.any_special
     }
 
     fn classify(&mut self) {
@@ -250,15 +194,100 @@ impl Tile {
     }
 }
 
+/// Decodes all codes; compiled for AVX2 as well.
+fn decode_codes(element: Element, codes: &[u8], values: &mut [f32], exps: &mut [i16]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature is there.
+        return unsafe { decode_avx2(element, codes, values, exps) };
+    }
+    decode_any(element, codes, values, exps);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn decode_avx2(element: Element, codes: &[u8], values: &mut [f32], exps: &mut [i16]) {
+    decode_any(element, codes, values, exps);
+}
+
+#[inline(always)]
+fn decode_any(element: Element, codes: &[u8], values: &mut [f32], exps: &mut [i16]) {
+    let min = element.min_exp();
+    let out = values.iter_mut().zip(exps);
+    let put = |(v, e): (&mut f32, &mut i16), x: f32| {
+        *v = x;
+        *e = exponent(x, min);
+    };
+    let half = |c: &[u8]| u32::from(u16::from_le_bytes([c[0], c[1]]));
+    match element {
+        Element::E4m3 => out
+            .zip(codes)
+            .for_each(|(o, &c)| put(o, e4m3_value(c.into()))),
+        // The upper byte of an FP16 number.
+        Element::E5m2 => out
+            .zip(codes)
+            .for_each(|(o, &c)| put(o, f16_value(u32::from(c) << 8))),
+        Element::F16 => {
+            out.zip(codes.chunks_exact(2))
+                .for_each(|(o, c)| put(o, f16_value(half(c))));
+        }
+        Element::Bf16 => {
+            out.zip(codes.chunks_exact(2))
+                .for_each(|(o, c)| put(o, f32::from_bits(half(c) << 16)));
+        }
+        Element::Tf32 => out.zip(codes.chunks_exact(4)).for_each(|(o, c)| {
+            // The tensor core ignores the low 13 bits.
+            let bits = u32::from_le_bytes([c[0], c[1], c[2], c[3]]) & !0x1fff;
+            put(o, f32::from_bits(bits));
+        }),
+    }
+}
+
+/// E4M3 without a table, so that the compiler can do many at once.
+#[inline(always)]
+fn e4m3_value(c: u32) -> f32 {
+    let magnitude = c & 0x7f;
+    let normal = (magnitude << 20) + ((127 - 7) << 23);
+    let small = ((magnitude & 7) as f32 * pow2(-9)).to_bits();
+    let v = if magnitude < 8 { small } else { normal };
+    let v = if magnitude == 0x7f { NAN } else { v };
+    f32::from_bits(v | (c & 0x80) << 24)
+}
+
+#[inline(always)]
+fn f16_value(c: u32) -> f32 {
+    let magnitude = c & 0x7fff;
+    let normal = (magnitude << 13) + ((127 - 15) << 23);
+    let small = (magnitude as f32 * pow2(-24)).to_bits();
+    let v = if magnitude < 0x400 { small } else { normal };
+    // Infinities and NaN keep their fraction under the top exponent.
+    let v = if magnitude >= 0x7c00 {
+        magnitude << 13 | 0x7f80_0000
+    } else {
+        v
+    };
+    f32::from_bits(v | (c & 0x8000) << 16)
+}
+
 /// One instruction over a tile: `c` is `[a.rows][b.rows]` and becomes
-/// `a * b^T + c`. With `zero_c` the accumulator counts as +0.
-pub fn mma(precision: Precision, a: &Tile, b: &mut Tile, c: &mut [f32], zero_c: bool) {
-    mma_with(Path::best(), precision, a, b, c, zero_c);
+/// `a * b^T + c`. Rows whose bit is set in `skip` are left alone.
+pub fn mma(precision: Precision, a: &Tile, b: &mut Tile, c: &mut [f32], skip: u64) {
+    mma_with(Path::best(), precision, a, b, c, skip);
+}
+
+/// What step 5 makes of an accumulator to which nothing is added.
+pub fn truncate(bits: u32, precision: Precision) -> u32 {
+    if bits & 0x7fff_ffff > 0x7f80_0000 {
+        return NAN;
+    }
+    let kept = bits & precision.result_mask();
+    if kept & 0x7fff_ffff == 0 { 0 } else { kept }
 }
 
 /// Which machine code runs the inner loop. All give the same bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Path {
+    /// Without vector extensions.
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -285,50 +314,47 @@ impl Path {
     }
 }
 
-fn mma_with(path: Path, precision: Precision, a: &Tile, b: &mut Tile, c: &mut [f32], zero_c: bool) {
+/// With at most so many rows of A to multiply, transposing B does not pay.
+const FEW_ROWS: usize = 3;
+
+fn mma_with(path: Path, precision: Precision, a: &Tile, b: &mut Tile, c: &mut [f32], skip: u64) {
     let n = b.rows;
     debug_assert_eq!(a.k, b.k);
     debug_assert_eq!(c.len(), a.rows * n);
-    if zero_c {
-        c.fill(0.0);
+    let rows = || (0..a.rows).filter(|&i| skip >> i & 1 == 0);
+    let few = rows().filter(|&i| !a.zero[i]).count() <= FEW_ROWS;
+    if !few {
+        b.transpose();
     }
-    let mut transposed = false;
-    for i in 0..a.rows {
+    for i in rows() {
         let row = &mut c[i * n..(i + 1) * n];
         if a.zero[i] && !b.any_special {
             // Nothing is added: step 5 alone.
             row.iter_mut()
-                .for_each(|x| *x = truncate(x.to_bits(), precision));
+                .for_each(|x| *x = f32::from_bits(truncate(x.to_bits(), precision)));
             continue;
         }
-        if !transposed {
-            b.transpose();
-            transposed = true;
-        }
-        let exact = a.special[i] || b.any_special || row.iter().any(|x| !x.is_finite());
-        if exact {
+        if a.special[i] || b.any_special || row.iter().any(|x| !x.is_finite()) {
             slow_row(precision, a, i, b, row);
             continue;
         }
         let (values, exps) = a.row(i);
+        let job = Row {
+            values,
+            exps,
+            b,
+            few,
+        };
         match path {
-            Path::Portable => row_any(precision, values, exps, b, row),
+            Path::Portable => job.run(precision, row),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Path::best` has seen the features, or a test has.
-            Path::Avx2 => unsafe { row_avx2(precision, values, exps, b, row) },
+            Path::Avx2 => unsafe { row_avx2(job, precision, row) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Path::Avx512 => unsafe { row_avx512(precision, values, exps, b, row) },
+            Path::Avx512 => unsafe { row_avx512(job, precision, row) },
         }
     }
-}
-
-fn truncate(bits: u32, precision: Precision) -> f32 {
-    if bits & 0x7fff_ffff > 0x7f80_0000 {
-        return f32::from_bits(NAN);
-    }
-    let kept = bits & precision.result_mask();
-    f32::from_bits(if kept & 0x7fff_ffff == 0 { 0 } else { kept })
 }
 
 fn slow_row(precision: Precision, a: &Tile, i: usize, b: &Tile, row: &mut [f32]) {
@@ -339,24 +365,25 @@ fn slow_row(precision: Precision, a: &Tile, i: usize, b: &Tile, row: &mut [f32])
     }
 }
 
+/// One row of A against all of B.
+#[derive(Clone, Copy)]
+struct Row<'a> {
+    values: &'a [f32],
+    exps: &'a [i16],
+    b: &'a Tile,
+    few: bool,
+}
+
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn row_avx2(p: Precision, av: &[f32], ae: &[i16], b: &Tile, row: &mut [f32]) {
-    row_any(p, av, ae, b, row);
+fn row_avx2(job: Row<'_>, p: Precision, row: &mut [f32]) {
+    job.run(p, row);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
-fn row_avx512(p: Precision, av: &[f32], ae: &[i16], b: &Tile, row: &mut [f32]) {
-    row_any(p, av, ae, b, row);
-}
-
-#[inline(always)]
-fn row_any(p: Precision, av: &[f32], ae: &[i16], b: &Tile, row: &mut [f32]) {
-    match p {
-        Precision::Fp8 => row_lanes::<13>(av, ae, b, row),
-        Precision::Full => row_lanes::<25>(av, ae, b, row),
-    }
+fn row_avx512(job: Row<'_>, p: Precision, row: &mut [f32]) {
+    job.run(p, row);
 }
 
 /// 2^e as `f32` for -126 <= e <= 127.
@@ -365,79 +392,145 @@ fn pow2(e: i32) -> f32 {
     f32::from_bits(((e + 127) as u32) << 23)
 }
 
-#[inline(always)]
-fn row_lanes<const F: i32>(av: &[f32], ae: &[i16], b: &Tile, row: &mut [f32]) {
-    let (k_len, padded) = (av.len(), b.padded);
-    let mut j0 = 0;
-    while j0 < row.len() {
-        let count = LANES.min(row.len() - j0);
-        let mut c = [0f32; LANES];
-        c[..count].copy_from_slice(&row[j0..j0 + count]);
+impl Row<'_> {
+    #[inline(always)]
+    fn run(self, p: Precision, row: &mut [f32]) {
+        match (p, self.few) {
+            (Precision::Fp8, false) => self.lanes::<13, false>(row),
+            (Precision::Fp8, true) => self.lanes::<13, true>(row),
+            (Precision::Full, false) => self.lanes::<25, false>(row),
+            (Precision::Full, true) => self.lanes::<25, true>(row),
+        }
+    }
 
+    /// Largest exponent of each column's products (step 2).
+    #[inline(always)]
+    fn top<const FEW: bool>(self, j0: usize, count: usize) -> [i16; LANES] {
         let mut top = [2 * ZERO_EXP; LANES];
-        for k in 0..k_len {
-            let be: &[i16; LANES] = lanes(&b.exps_t, k * padded + j0);
-            let e = ae[k];
+        if FEW {
+            for (l, t) in top.iter_mut().enumerate().take(count) {
+                let be = self.b.row(j0 + l).1;
+                let mut m = [2 * ZERO_EXP; 8];
+                for (x, y) in self.exps.chunks_exact(8).zip(be.chunks_exact(8)) {
+                    for i in 0..8 {
+                        m[i] = m[i].max(x[i].wrapping_add(y[i]));
+                    }
+                }
+                *t = m.iter().fold(2 * ZERO_EXP, |a, &b| a.max(b));
+            }
+            return top;
+        }
+        for (k, &e) in self.exps.iter().enumerate() {
+            let be: &[i16; LANES] = lanes(&self.b.exps_t, k * self.b.padded + j0);
             for l in 0..LANES {
-                top[l] = top[l].max(be[l] + e);
+                top[l] = top[l].max(be[l].wrapping_add(e));
             }
         }
+        top
+    }
 
-        let mut e_max = [0i32; LANES];
-        let mut scale = [0f32; LANES];
-        for l in 0..LANES {
-            let bits = c[l].to_bits();
-            let ec = ((bits >> 23) & 0xff) as i32 - 127;
-            // A zero accumulator reads as -127, below every safe product.
-            e_max[l] = ec.max(i32::from(top[l])).max(-2 * i32::from(SAFE_EXP));
-            scale[l] = pow2(F - e_max[l]);
-        }
-
-        // Two halves, since 16 products of F = 25 may exceed an `i32`.
+    /// Sums of the truncated products (steps 3 and 4), in two halves, since 16
+    /// products of F = 25 may exceed an `i32`.
+    #[inline(always)]
+    fn sums<const FEW: bool>(
+        self,
+        j0: usize,
+        count: usize,
+        scale: &[f32; LANES],
+    ) -> [[i32; LANES]; 2] {
         let mut sums = [[0i32; LANES]; 2];
-        for (half, sum) in sums.iter_mut().enumerate() {
-            for k in half * (k_len / 2)..(half + 1) * (k_len / 2) {
-                let bv: &[f32; LANES] = lanes(&b.values_t, k * padded + j0);
-                let v = av[k];
+        let half = self.values.len() / 2;
+        for (h, sum) in sums.iter_mut().enumerate() {
+            let av = &self.values[h * half..(h + 1) * half];
+            if FEW {
+                for l in 0..count {
+                    let bv = &self.b.row(j0 + l).0[h * half..(h + 1) * half];
+                    let mut s = [0i32; 4];
+                    for (x, y) in av.chunks_exact(4).zip(bv.chunks_exact(4)) {
+                        for i in 0..4 {
+                            // SAFETY: finite and below 2^(F+2) <= 2^27.
+                            let t = unsafe { (x[i] * y[i] * scale[l]).to_int_unchecked::<i32>() };
+                            s[i] = s[i].wrapping_add(t);
+                        }
+                    }
+                    sum[l] = s.iter().fold(0, |a, &b| a.wrapping_add(b));
+                }
+                continue;
+            }
+            for (k, &v) in av.iter().enumerate() {
+                let at = (h * half + k) * self.b.padded + j0;
+                let bv: &[f32; LANES] = lanes(&self.b.values_t, at);
                 for l in 0..LANES {
-                    // SAFETY: finite and below 2^(F+2) <= 2^27 in magnitude.
-                    sum[l] += unsafe { (v * bv[l] * scale[l]).to_int_unchecked::<i32>() };
+                    // SAFETY: as above.
+                    let t = unsafe { (v * bv[l] * scale[l]).to_int_unchecked::<i32>() };
+                    sum[l] = sum[l].wrapping_add(t);
                 }
             }
         }
+        sums
+    }
 
-        for l in 0..LANES {
-            // SAFETY: |c| < 2^(e_max + 1), so the product is below 2^(F+1).
-            let term = unsafe { (c[l] * scale[l]).to_int_unchecked::<i32>() };
-            let value = if F == 13 {
-                // Below 2^21, hence exact.
-                let v = (sums[0][l] + sums[1][l] + term) as f32 * pow2(e_max[l] - F);
-                f32::from_bits(v.to_bits() & Precision::Fp8.result_mask())
-            } else {
-                let wide = f64::from(sums[0][l]) + f64::from(sums[1][l]) + f64::from(term);
-                let v = wide * f64::from_bits(((e_max[l] - F + 1023) as u64) << 52);
-                // Dropping the 29 bits that `f32` lacks rounds toward zero.
-                f64::from_bits(v.to_bits() & !0x1fff_ffff) as f32
-            };
-            let alone = if c[l] == 0.0 { 0 } else { c[l].to_bits() };
-            let mask = if F == 13 {
-                Precision::Fp8.result_mask()
-            } else {
-                !0
-            };
-            c[l] = if top[l] < ANY_REAL_EXP {
-                // Only the accumulator is there; it may be subnormal.
-                f32::from_bits(if alone & mask & 0x7fff_ffff == 0 {
-                    0
-                } else {
-                    alone & mask
-                })
-            } else {
-                value
-            };
+    #[inline(always)]
+    fn lanes<const F: i32, const FEW: bool>(self, row: &mut [f32]) {
+        for (block, out) in row.chunks_mut(LANES).enumerate() {
+            let (j0, count) = (block * LANES, out.len());
+            let mut c = [0f32; LANES];
+            c[..count].copy_from_slice(out);
+            let top = self.top::<FEW>(j0, count);
+            let mut e_max = [0i32; LANES];
+            let mut scale = [0f32; LANES];
+            for l in 0..LANES {
+                let ec = ((c[l].to_bits() >> 23) & 0xff) as i32 - 127;
+                // A zero accumulator reads as -127, below every safe product.
+                e_max[l] = ec.max(i32::from(top[l])).max(-2 * i32::from(SAFE_EXP));
+                scale[l] = pow2(F - e_max[l]);
+            }
+            let sums = self.sums::<FEW>(j0, count, &scale);
+            finish::<F>(&mut c, &top, &e_max, &scale, &sums);
+            out.copy_from_slice(&c[..count]);
         }
-        row[j0..j0 + count].copy_from_slice(&c[..count]);
-        j0 += LANES;
+    }
+}
+
+/// Adds the accumulators' terms and truncates the results (steps 3 to 5).
+#[inline(always)]
+fn finish<const F: i32>(
+    c: &mut [f32; LANES],
+    top: &[i16; LANES],
+    e_max: &[i32; LANES],
+    scale: &[f32; LANES],
+    sums: &[[i32; LANES]; 2],
+) {
+    for l in 0..LANES {
+        // SAFETY: |c| < 2^(e_max + 1), so the product is below 2^(F+1).
+        let term = unsafe { (c[l] * scale[l]).to_int_unchecked::<i32>() };
+        let value = if F == 13 {
+            // Below 2^21, hence exact.
+            let v =
+                sums[0][l].wrapping_add(sums[1][l]).wrapping_add(term) as f32 * pow2(e_max[l] - F);
+            f32::from_bits(v.to_bits() & Precision::Fp8.result_mask())
+        } else {
+            let wide = f64::from(sums[0][l]) + f64::from(sums[1][l]) + f64::from(term);
+            let v = wide * f64::from_bits(((e_max[l] - F + 1023) as u64) << 52);
+            // Dropping the 29 bits that `f32` lacks rounds toward zero.
+            f64::from_bits(v.to_bits() & !0x1fff_ffff) as f32
+        };
+        let alone = if c[l] == 0.0 { 0 } else { c[l].to_bits() };
+        let mask = if F == 13 {
+            Precision::Fp8.result_mask()
+        } else {
+            !0
+        };
+        c[l] = if top[l] < ANY_REAL_EXP {
+            // Only the accumulator is there; it may be subnormal.
+            f32::from_bits(if alone & mask & 0x7fff_ffff == 0 {
+                0
+            } else {
+                alone & mask
+            })
+        } else {
+            value
+        };
     }
 }
 
@@ -543,7 +636,7 @@ fn compose(sum: i128, q: i32, p: Precision) -> f32 {
     } else {
         (((e + 126) as u32) << 23) + kept
     };
-    truncate(sign | bits, p)
+    f32::from_bits(truncate(sign | bits, p))
 }
 
 #[cfg(test)]

@@ -617,7 +617,7 @@ pub enum Op {
         b: R,
         p: PSrc,
     },
-    PredOp {
+    Predicate {
         f: BoolOp,
         d: P,
         a: PSrc,

@@ -94,7 +94,7 @@ pub struct Gpu {
     memory: Arc<Memory>,
     pool: Option<rayon::ThreadPool>,
     /// State of finished CTAs, for the next launch.
-    groups: Mutex<Vec<Box<Group>>>,
+    groups: Mutex<Vec<Group>>,
 }
 
 /// Kernels of one PTX text, ready to run. Clones share them.
@@ -349,7 +349,7 @@ impl Gpu {
     }
 
     fn worker(&self, env: &Env<'_>, clusters: u64, shared: &Shared) {
-        let lock = |m: &Mutex<Vec<Box<Group>>>| match m.lock() {
+        let lock = |m: &Mutex<Vec<Group>>| match m.lock() {
             Ok(mut g) => g.pop(),
             Err(_) => None,
         };
@@ -437,7 +437,7 @@ impl Gpu {
         if ranks > 16 {
             return Err(format!("a cluster of {ranks} blocks is over 16"));
         }
-        if (0..3).any(|d| cfg.grid[d] % cfg.cluster[d] != 0) {
+        if (0..3).any(|d| !cfg.grid[d].is_multiple_of(cfg.cluster[d])) {
             return Err(format!(
                 "the grid {:?} is no multiple of the cluster {:?}",
                 cfg.grid, cfg.cluster

@@ -85,13 +85,13 @@ impl Group {
             let mut round = Round::default();
             for w in 0..self.warps.len() {
                 self.turn(env, w, &mut round)
-                    .map_err(|t| self.fault(env, w, t))?;
+                    .map_err(|t| self.fault(env, w, *t))?;
             }
             if let Some(limit) = env.limit
                 && self.stats.instructions > limit
             {
                 let w = self.warps.iter().position(|w| w.alive != 0).unwrap_or(0);
-                return Err(self.fault(env, w, trouble(None, FaultKind::InstructionLimit(limit))));
+                return Err(self.fault(env, w, *trouble(None, FaultKind::InstructionLimit(limit))));
             }
             if self.flight.progress != seen {
                 (quiet, polls, seen) = (0, 0, self.flight.progress);
@@ -156,7 +156,7 @@ impl Group {
         let w = first.warp;
         self.core(env, w)
             .complete_one()
-            .map_err(|t| self.fault(env, w, t))
+            .map_err(|t| self.fault(env, w, *t))
     }
 
     /// Lets every suspended wait come back with false. False if there is none.
@@ -173,7 +173,7 @@ impl Group {
         any
     }
 
-    fn fault(&self, env: &Env<'_>, warp: usize, t: Box<Trouble>) -> SimError {
+    fn fault(&self, env: &Env<'_>, warp: usize, t: Trouble) -> SimError {
         let w = &self.warps[warp];
         let pc =
             t.pc.or_else(|| w.frags.get(w.current).map(|f| f.pc))

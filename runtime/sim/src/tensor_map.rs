@@ -219,7 +219,7 @@ impl TensorMap {
                 ));
             }
         }
-        if self.global_address % 16 != 0 {
+        if !self.global_address.is_multiple_of(16) {
             return Err(format!(
                 "the global address {:#x} is not a multiple of 16",
                 self.global_address
@@ -253,7 +253,7 @@ impl TensorMap {
             }
         }
         let inner = u64::from(self.box_dims[0]) * self.elem.bytes();
-        if inner % 16 != 0 {
+        if !inner.is_multiple_of(16) {
             return Err(format!(
                 "the inner box dimension takes {inner} bytes, which is not a multiple of 16"
             ));
@@ -298,7 +298,8 @@ mod tests {
 
     #[test]
     fn every_rule_is_checked() {
-        let broken: [(&str, fn(&mut TensorMap)); 11] = [
+        type Change = fn(&mut TensorMap);
+        let broken: [(&str, Change); 11] = [
             ("multiple of 16", |m| m.global_address += 8),
             ("multiple of 16", |m| m.strides[0] = 200),
             ("below 2^40", |m| m.strides[0] = 1 << 40),

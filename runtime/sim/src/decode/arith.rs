@@ -491,7 +491,7 @@ impl<'a> Decoder<'a> {
         let d = self.dp(frame, &inst.operands[0])?;
         let a = self.sp(frame, &inst.operands[1])?;
         let op = match inst.op {
-            PtxOp::Not => Op::PredOp {
+            PtxOp::Not => Op::Predicate {
                 f: BoolOp::And,
                 d,
                 a: PSrc {
@@ -506,7 +506,7 @@ impl<'a> Decoder<'a> {
                     PtxOp::Or => BoolOp::Or,
                     _ => BoolOp::Xor,
                 };
-                Op::PredOp {
+                Op::Predicate {
                     f,
                     d,
                     a,
@@ -535,7 +535,7 @@ impl<'a> Decoder<'a> {
         if ty == Type::Pred {
             let d = self.dp(frame, d)?;
             let a = self.sp(frame, a)?;
-            self.push(Op::PredOp {
+            self.push(Op::Predicate {
                 f: BoolOp::And,
                 d,
                 a,

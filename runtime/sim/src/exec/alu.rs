@@ -274,7 +274,7 @@ fn step_any(regs: &mut Regs, consts: Consts<'_>, op: &Op, mask: u32) -> bool {
             let v = lanes64(|l| if bits >> l & 1 != 0 { a[l] } else { b[l] });
             regs.put64(d, &v, mask);
         }
-        Op::PredOp { f, d, a, b } => {
+        Op::Predicate { f, d, a, b } => {
             let bits = combine(f, regs.pred(a), regs.pred(b));
             regs.put_pred(d, bits, mask);
         }
@@ -545,7 +545,7 @@ fn ordered<T: PartialOrd + Copy>(cmp: Cmp, a: &[T; 32], b: &[T; 32]) -> u32 {
     let nan = |l: usize| a[l].partial_cmp(&a[l]).is_none() || b[l].partial_cmp(&b[l]).is_none();
     match cmp {
         Cmp::Eq => lanes_bits(|l| a[l] == b[l]),
-        Cmp::Ne => lanes_bits(|l| a[l] < b[l] || a[l] > b[l]),
+        Cmp::Ne => lanes_bits(|l| a[l] != b[l] && !nan(l)),
         Cmp::Lt => lanes_bits(|l| a[l] < b[l]),
         Cmp::Le => lanes_bits(|l| a[l] <= b[l]),
         Cmp::Gt => lanes_bits(|l| a[l] > b[l]),

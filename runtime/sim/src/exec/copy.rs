@@ -154,7 +154,7 @@ impl Core<'_> {
     fn bulk(&mut self, b: &Bulk, lane: u32, consts: Consts<'_>) -> Exec<()> {
         let shared = self.one(b.shared, lane, consts);
         let aligned = |address: u64, align: u64, space: &'static str| {
-            if address % align == 0 {
+            if address.is_multiple_of(align) {
                 return Ok(());
             }
             Err(trouble(
@@ -167,7 +167,7 @@ impl Core<'_> {
             ))
         };
         let sized = |bytes: u32| {
-            if bytes % 16 == 0 {
+            if bytes.is_multiple_of(16) {
                 return Ok(());
             }
             let message = format!("a bulk copy of {bytes} bytes, which is not a multiple of 16");

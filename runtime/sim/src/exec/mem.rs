@@ -7,7 +7,7 @@
 use super::alu::{Consts, lanes32, lanes64};
 use super::state::Core;
 use crate::error::{Exec, FaultKind, illegal, trouble};
-use crate::isa::{Addr, CONST, FULL, Ld, P, R, Row, Row64, Space, St};
+use crate::isa::{Addr, CONST, FULL, Ld, P, R, Row, Row32, Row64, Space, St};
 use crate::memory::{
     GLOBAL_BASE, LOCAL_BASE, PARAM_BASE, RANK_SHIFT, SHARED_BASE, SHARED_START, WINDOW, load, store,
 };
@@ -39,8 +39,56 @@ impl Core<'_> {
         v
     }
 
-    /// Host pointers of `len` bytes in every lane, aligned to `align`.
+    /// Host pointers of `len` bytes in every active lane, aligned to `len`; the
+    /// other lanes get that of the first active one.
     #[inline]
+    pub fn lane_pointers(
+        &mut self,
+        space: Space,
+        addr: Addr,
+        mask: u32,
+        len: u64,
+        consts: Consts<'_>,
+    ) -> Exec<Pointers> {
+        let lane = mask.trailing_zeros() as usize & 31;
+        let first = match addr.base {
+            Row::R64(r) => self.w.regs.get64(consts, r)[lane].wrapping_add(addr.offset as u64),
+            Row::R32(r) => self.w.regs.get32(consts, r)[lane]
+                .wrapping_add(addr.offset as u32)
+                .into(),
+        };
+        if let Some((start, size, host)) = self.region(space, first)
+            && let Some(limit) = size.checked_sub(len)
+        {
+            let region = Region {
+                start,
+                limit,
+                host,
+                align: len,
+            };
+            let found = match addr.base {
+                Row::R64(r) => region.wide(
+                    self.w.regs.get64(consts, r),
+                    addr.offset as u64,
+                    mask,
+                    first,
+                ),
+                Row::R32(r) => region.narrow(
+                    self.w.regs.get32(consts, r),
+                    addr.offset as u32,
+                    mask,
+                    first,
+                ),
+            };
+            if let Some(p) = found {
+                return Ok(p);
+            }
+        }
+        let addrs = self.addresses(addr, mask, consts);
+        self.pointers(space, &addrs, mask, len, len)
+    }
+
+    /// Host pointers of `len` bytes in every lane, one by one.
     pub fn pointers(
         &mut self,
         space: Space,
@@ -49,26 +97,6 @@ impl Core<'_> {
         len: u64,
         align: u64,
     ) -> Exec<Pointers> {
-        // Inactive lanes repeat an active one, so all 32 may be looked at.
-        if let Some((start, size, host)) = self.region(space, addrs[0])
-            && let Some(limit) = size.checked_sub(len)
-        {
-            // The top bit of `off` or of `limit - off` is set where a lane
-            // leaves the region: no comparison is needed.
-            let (mut outside, mut low) = (0u64, 0u64);
-            for &a in addrs {
-                let off = a.wrapping_sub(start);
-                outside |= off | limit.wrapping_sub(off);
-                low |= a;
-            }
-            if low & (align - 1) != 0 {
-                return Err(self.misaligned(space, addrs, mask, align));
-            }
-            if outside >> 63 == 0 {
-                // SAFETY: every offset is at most size - len.
-                return Ok(addrs.map(|a| unsafe { host.add(a.wrapping_sub(start) as usize) }));
-            }
-        }
         if addrs.iter().fold(0, |m, a| m | a) & (align - 1) != 0 {
             return Err(self.misaligned(space, addrs, mask, align));
         }
@@ -243,8 +271,7 @@ impl Core<'_> {
         {
             return self.ld_uniform(ld, mask, len, consts);
         }
-        let addrs = self.addresses(ld.addr, mask, consts);
-        let mut p = self.pointers(ld.space, &addrs, mask, len, len)?;
+        let mut p = self.lane_pointers(ld.space, ld.addr, mask, len, consts)?;
         for &dst in &ld.dst {
             match (dst, ld.size, ld.signed) {
                 // SAFETY (all): checked for bounds and alignment above.
@@ -317,8 +344,7 @@ impl Core<'_> {
             return Err(illegal("kernel parameters cannot be written"));
         }
         let len = u64::from(st.size) * st.src.len() as u64;
-        let addrs = self.addresses(st.addr, mask, consts);
-        let p = self.pointers(st.space, &addrs, mask, len, len)?;
+        let p = self.lane_pointers(st.space, st.addr, mask, len, consts)?;
         for (e, &src) in st.src.iter().enumerate() {
             let at = e * usize::from(st.size);
             match (src, st.size) {
@@ -425,6 +451,97 @@ impl Core<'_> {
         });
         self.w.regs.put_wide(d, &v, mask);
         Ok(())
+    }
+}
+
+/// Memory in which all lanes of an access probably lie.
+#[derive(Clone, Copy)]
+struct Region {
+    start: u64,
+    /// The largest legal offset.
+    limit: u64,
+    host: *mut u8,
+    align: u64,
+}
+
+impl Region {
+    /// The pointers of all lanes, or nothing when one is outside or
+    /// misaligned.
+    #[inline(always)]
+    fn check(self, address: impl Fn(usize) -> u64, mask: u32, first: u64) -> Option<Pointers> {
+        let mut offsets = [0u64; 32];
+        // The top bit of the offset or of `limit - offset` is set where a lane
+        // leaves the region: no comparison is needed.
+        let (mut outside, mut low) = (0u64, 0u64);
+        for (l, out) in offsets.iter_mut().enumerate() {
+            let a = address(l);
+            let a = if mask == FULL || mask >> l & 1 != 0 {
+                a
+            } else {
+                first
+            };
+            let offset = a.wrapping_sub(self.start);
+            outside |= offset | self.limit.wrapping_sub(offset);
+            low |= a;
+            *out = offset;
+        }
+        if outside >> 63 != 0 || low & (self.align - 1) != 0 {
+            return None;
+        }
+        // SAFETY: every offset is at most `limit`.
+        Some(offsets.map(|o| unsafe { self.host.add(o as usize) }))
+    }
+
+    #[inline]
+    fn wide(self, base: &Row64, offset: u64, mask: u32, first: u64) -> Option<Pointers> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the feature is there.
+            return unsafe { self.wide_avx2(base, offset, mask, first) };
+        }
+        self.wide_any(base, offset, mask, first)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn wide_avx2(self, base: &Row64, offset: u64, mask: u32, first: u64) -> Option<Pointers> {
+        self.wide_any(base, offset, mask, first)
+    }
+
+    #[inline(always)]
+    fn wide_any(self, base: &Row64, offset: u64, mask: u32, first: u64) -> Option<Pointers> {
+        let address = |l: usize| base[l].wrapping_add(offset);
+        if mask == FULL {
+            self.check(address, FULL, first)
+        } else {
+            self.check(address, mask, first)
+        }
+    }
+
+    #[inline]
+    fn narrow(self, base: &Row32, offset: u32, mask: u32, first: u64) -> Option<Pointers> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the feature is there.
+            return unsafe { self.narrow_avx2(base, offset, mask, first) };
+        }
+        self.narrow_any(base, offset, mask, first)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn narrow_avx2(self, base: &Row32, offset: u32, mask: u32, first: u64) -> Option<Pointers> {
+        self.narrow_any(base, offset, mask, first)
+    }
+
+    #[inline(always)]
+    fn narrow_any(self, base: &Row32, offset: u32, mask: u32, first: u64) -> Option<Pointers> {
+        let address = |l: usize| u64::from(base[l].wrapping_add(offset));
+        if mask == FULL {
+            self.check(address, FULL, first)
+        } else {
+            self.check(address, mask, first)
+        }
     }
 }
 

@@ -78,12 +78,7 @@ impl Core<'_> {
 
     /// A fragment that can run. Polls of mbarriers are tried here.
     fn pick(&mut self) -> Option<usize> {
-        for f in 0..self.w.frags.len() {
-            if self.w.frags[f].wait == Wait::Ready || self.try_wake(f) {
-                return Some(f);
-            }
-        }
-        None
+        (0..self.w.frags.len()).find(|&f| self.w.frags[f].wait == Wait::Ready || self.try_wake(f))
     }
 
     /// Runs one fragment until it waits or ends (`None`), or the warp must
@@ -411,7 +406,7 @@ fn alu_op(op: &Op) -> bool {
             | Op::Setp { .. }
             | Op::Sel32 { .. }
             | Op::Sel64 { .. }
-            | Op::PredOp { .. }
+            | Op::Predicate { .. }
             | Op::Cvt { .. }
             | Op::CvtPair { .. }
             | Op::CvtPacked { .. }

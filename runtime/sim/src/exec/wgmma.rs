@@ -312,8 +312,8 @@ impl Group {
         let mut skip = 0u64;
         for (w, warp) in warps.iter_mut().enumerate() {
             let skipped = [zero(w, 0), zero(w, 1)];
-            skip |= u64::from(skipped[0]) * 0xff << (16 * w)
-                | u64::from(skipped[1]) * 0xff00 << (16 * w);
+            skip |= (u64::from(skipped[0]) * 0xff) << (16 * w)
+                | (u64::from(skipped[1]) * 0xff00) << (16 * w);
             for (r, &d) in inst.d.iter().enumerate() {
                 let row = &mut warp.regs.r32[usize::from(d)];
                 if !m.scale_d {

@@ -50,7 +50,9 @@ impl Codegen {
     /// Loads the dialects (some 10 ms).
     #[must_use]
     pub fn new() -> Self {
-        Self { context: lower::mlir_context() }
+        Self {
+            context: lower::mlir_context(),
+        }
     }
 
     /// Compiles one kernel.

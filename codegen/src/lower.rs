@@ -26,8 +26,7 @@ use crate::error::CodegenError;
 const PTX_FEATURE: &str = "+ptx80";
 const TRIPLE: &str = "nvptx64-nvidia-cuda";
 const GPU: &str = "sm_90a";
-const PIPELINE: &str =
-    "builtin.module(convert-nvvm-to-llvm,convert-scf-to-cf,convert-arith-to-llvm,convert-cf-to-llvm,reconcile-unrealized-casts)";
+const PIPELINE: &str = "builtin.module(convert-nvvm-to-llvm,convert-scf-to-cf,convert-arith-to-llvm,convert-cf-to-llvm,reconcile-unrealized-casts)";
 
 unsafe extern "C" {
     /// In libMLIRTargetLLVMIRExport and its C API; not part of mlir-sys.
@@ -66,8 +65,16 @@ pub struct Lowered {
 ///
 /// # Errors
 /// [`CodegenError::Bug`]: nothing that reaches this stage may fail.
-pub fn lower(kernel: &str, context: &Context, module: &mut Module<'_>) -> Result<Lowered, CodegenError> {
-    let bug = |stage, detail: String| CodegenError::Bug { kernel: kernel.to_owned(), stage, detail };
+pub fn lower(
+    kernel: &str,
+    context: &Context,
+    module: &mut Module<'_>,
+) -> Result<Lowered, CodegenError> {
+    let bug = |stage, detail: String| CodegenError::Bug {
+        kernel: kernel.to_owned(),
+        stage,
+        detail,
+    };
 
     static PASSES: std::sync::Once = std::sync::Once::new();
     PASSES.call_once(register_all_passes);
@@ -82,12 +89,18 @@ pub fn lower(kernel: &str, context: &Context, module: &mut Module<'_>) -> Result
     });
     let ran = manager.run(module);
     context.detach_diagnostic_handler(id);
-    ran.map_err(|e| bug("conversion to the LLVM dialect", format!("{e}\n{diagnostics}")))?;
+    ran.map_err(|e| {
+        bug(
+            "conversion to the LLVM dialect",
+            format!("{e}\n{diagnostics}"),
+        )
+    })?;
 
     let llvm_context = LlvmContext::create();
     // SAFETY: both libraries are linked from one LLVM; the module lives in `llvm_context`.
     let llvm = unsafe {
-        let raw = mlirTranslateModuleToLLVMIR(module.as_operation().to_raw(), llvm_context.raw().cast());
+        let raw =
+            mlirTranslateModuleToLLVMIR(module.as_operation().to_raw(), llvm_context.raw().cast());
         if raw.is_null() {
             return Err(bug("translation to LLVM IR", String::new()));
         }
@@ -115,14 +128,20 @@ pub fn lower(kernel: &str, context: &Context, module: &mut Module<'_>) -> Result
     let ptx = machine
         .write_to_memory_buffer(&llvm, FileType::Assembly)
         .map_err(|e| bug("LLVM's PTX printer", e.to_string()))?;
-    let ptx = String::from_utf8_lossy(ptx.as_slice()).trim_end_matches('\0').to_owned();
-    Ok(Lowered { llvm: llvm.print_to_string().to_string(), ptx })
+    let ptx = String::from_utf8_lossy(ptx.as_slice())
+        .trim_end_matches('\0')
+        .to_owned();
+    Ok(Lowered {
+        llvm: llvm.print_to_string().to_string(),
+        ptx,
+    })
 }
 
 /// Marks every inline block with side effects `convergent`: barriers and warpgroup instructions may not be
 /// duplicated into or sunk under divergent branches, and MLIR has no way to say so.
 fn mark_convergent(module: &inkwell::module::Module<'_>, context: &LlvmContext) {
-    let convergent = context.create_enum_attribute(Attribute::get_named_enum_kind_id("convergent"), 0);
+    let convergent =
+        context.create_enum_attribute(Attribute::get_named_enum_kind_id("convergent"), 0);
     for function in module.get_functions() {
         for block in function.get_basic_blocks() {
             for instruction in block.get_instructions() {

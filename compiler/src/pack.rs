@@ -16,17 +16,37 @@ use crate::stages::{self, Built};
 /// # Errors
 /// [`Error::Manifest`]: a compiler bug.
 pub fn pack(source: &Source, built: &Built) -> Result<Bundle, Error> {
-    let program = built.program.as_ref().ok_or_else(|| Error::Manifest("the build has no program".to_owned()))?;
+    let program = built
+        .program
+        .as_ref()
+        .ok_or_else(|| Error::Manifest("the build has no program".to_owned()))?;
     let bug = |e: mcc_bundle::BundleError| Error::Manifest(e.to_string());
     let mut kernels = Vec::new();
-    for ((kernel, code), assembled) in program.kernels.iter().zip(&built.kernels).zip(&built.assembled) {
-        let config = serde_json::to_value(&kernel.config).map_err(|e| Error::Manifest(e.to_string()))?;
-        let family = config.get("family").and_then(|f| f.as_str()).unwrap_or_default().to_owned();
+    for ((kernel, code), assembled) in program
+        .kernels
+        .iter()
+        .zip(&built.kernels)
+        .zip(&built.assembled)
+    {
+        let config =
+            serde_json::to_value(&kernel.config).map_err(|e| Error::Manifest(e.to_string()))?;
+        let family = config
+            .get("family")
+            .and_then(|f| f.as_str())
+            .unwrap_or_default()
+            .to_owned();
         let operands = kernel
             .config
             .operands()
             .into_iter()
-            .map(|o| Ok(Operand { name: o.name.to_owned(), dtype: mirror(&o.dtype)?, rank: o.rank, written: o.written }))
+            .map(|o| {
+                Ok(Operand {
+                    name: o.name.to_owned(),
+                    dtype: mirror(&o.dtype)?,
+                    rank: o.rank,
+                    written: o.written,
+                })
+            })
             .collect::<Result<_, Error>>()?;
         kernels.push(Kernel {
             name: kernel.name.clone(),
@@ -47,7 +67,12 @@ pub fn pack(source: &Source, built: &Built) -> Result<Bundle, Error> {
             name: built.target.name.clone(),
             arch: built.target.arch.clone(),
             sms: built.target.sms,
-            ptx_isa: built.kernels.iter().filter_map(|k| version(&k.ptx)).max().unwrap_or_default(),
+            ptx_isa: built
+                .kernels
+                .iter()
+                .filter_map(|k| version(&k.ptx))
+                .max()
+                .unwrap_or_default(),
         },
         model: program.model.clone(),
         dims: mirror(&program.dims)?,
@@ -59,7 +84,11 @@ pub fn pack(source: &Source, built: &Built) -> Result<Bundle, Error> {
         tokenizer: source.special.clone(),
     };
     let ptx = built.kernels.iter().map(|k| k.ptx.clone()).collect();
-    let cubins = built.assembled.iter().map(|a| a.as_ref().map(|a| a.cubin.clone())).collect();
+    let cubins = built
+        .assembled
+        .iter()
+        .map(|a| a.as_ref().map(|a| a.cubin.clone()))
+        .collect();
     let mut bundle = Bundle::new(manifest, ptx, cubins).map_err(bug)?;
     bundle.tokenizer = source.tokenizer.clone();
     bundle.graph = Some(built.graph.to_string());
@@ -69,10 +98,14 @@ pub fn pack(source: &Source, built: &Built) -> Result<Bundle, Error> {
 
 /// The bundle's structure of the same JSON.
 fn mirror<T: Serialize, U: DeserializeOwned>(value: &T) -> Result<U, Error> {
-    serde_json::to_value(value).and_then(serde_json::from_value).map_err(|e| Error::Manifest(e.to_string()))
+    serde_json::to_value(value)
+        .and_then(serde_json::from_value)
+        .map_err(|e| Error::Manifest(e.to_string()))
 }
 
 /// `8.0` of `.version 8.0`.
 fn version(ptx: &str) -> Option<String> {
-    ptx.lines().find_map(|l| l.trim().strip_prefix(".version ")).map(|v| v.trim().to_owned())
+    ptx.lines()
+        .find_map(|l| l.trim().strip_prefix(".version "))
+        .map(|v| v.trim().to_owned())
 }

@@ -58,16 +58,22 @@ impl Ptxas {
     /// [`Error::Ptxas`] for the first kernel that fails or that ptxas warns about.
     pub fn assemble(&self, kernels: &[KernelCode], arch: &str) -> Result<Vec<Assembled>, Error> {
         let dir = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
-        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(kernels.len().max(1));
+        let workers = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(kernels.len().max(1));
         let next = std::sync::atomic::AtomicUsize::new(0);
-        let slots: Vec<std::sync::Mutex<Option<Result<Assembled, Error>>>> =
-            kernels.iter().map(|_| std::sync::Mutex::default()).collect();
+        let slots: Vec<std::sync::Mutex<Option<Result<Assembled, Error>>>> = kernels
+            .iter()
+            .map(|_| std::sync::Mutex::default())
+            .collect();
         std::thread::scope(|scope| {
             for _ in 0..workers {
                 scope.spawn(|| {
                     loop {
                         let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        let (Some(kernel), Some(slot)) = (kernels.get(i), slots.get(i)) else { break };
+                        let (Some(kernel), Some(slot)) = (kernels.get(i), slots.get(i)) else {
+                            break;
+                        };
                         let result = self.assemble_one(kernel, arch, dir.path());
                         if let Ok(mut slot) = slot.lock() {
                             *slot = Some(result);
@@ -80,16 +86,28 @@ impl Ptxas {
             .into_iter()
             .zip(kernels)
             .map(|(slot, kernel)| {
-                slot.into_inner().ok().flatten().unwrap_or_else(|| Err(self.failed(kernel, "a worker ended early")))
+                slot.into_inner()
+                    .ok()
+                    .flatten()
+                    .unwrap_or_else(|| Err(self.failed(kernel, "a worker ended early")))
             })
             .collect()
     }
 
     fn failed(&self, kernel: &KernelCode, why: impl Into<String>) -> Error {
-        Error::Ptxas { kernel: kernel.name.clone(), ptxas: self.path.clone(), why: why.into() }
+        Error::Ptxas {
+            kernel: kernel.name.clone(),
+            ptxas: self.path.clone(),
+            why: why.into(),
+        }
     }
 
-    fn assemble_one(&self, kernel: &KernelCode, arch: &str, dir: &Path) -> Result<Assembled, Error> {
+    fn assemble_one(
+        &self,
+        kernel: &KernelCode,
+        arch: &str,
+        dir: &Path,
+    ) -> Result<Assembled, Error> {
         let ptx = dir.join(format!("{}.ptx", kernel.name));
         let cubin = dir.join(format!("{}.cubin", kernel.name));
         std::fs::write(&ptx, &kernel.ptx).map_err(Error::io("write", &ptx))?;
@@ -101,7 +119,11 @@ impl Ptxas {
             .arg(&cubin)
             .output()
             .map_err(|e| self.failed(kernel, format!("it did not start: {e}")))?;
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         if !output.status.success() {
             return Err(self.failed(kernel, text));
         }
@@ -110,7 +132,10 @@ impl Ptxas {
             return Err(self.failed(kernel, complaint));
         }
         let cubin = std::fs::read(&cubin).map_err(Error::io("read", &cubin))?;
-        Ok(Assembled { cubin, resources: report.resources })
+        Ok(Assembled {
+            cubin,
+            resources: report.resources,
+        })
     }
 }
 
@@ -128,16 +153,30 @@ impl Report {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let number = |line: &str, after: &str, before: &str| -> u32 {
-            let from = if after.is_empty() { 0 } else { line.find(after).map_or(line.len(), |i| i + after.len()) };
+            let from = if after.is_empty() {
+                0
+            } else {
+                line.find(after).map_or(line.len(), |i| i + after.len())
+            };
             let rest = &line[from..];
             let end = rest.find(before).unwrap_or(0);
-            rest[..end].trim().rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+            rest[..end]
+                .trim()
+                .rsplit(' ')
+                .next()
+                .and_then(|n| n.parse().ok())
+                .unwrap_or(0)
         };
-        let mut resources = Resources { registers: 0, spill_bytes: 0, static_smem_bytes: 0 };
+        let mut resources = Resources {
+            registers: 0,
+            spill_bytes: 0,
+            static_smem_bytes: 0,
+        };
         let mut warnings = Vec::new();
         for line in text.lines() {
             if line.contains("bytes stack frame") {
-                resources.spill_bytes = number(line, "", " bytes spill stores") + number(line, "", " bytes spill loads");
+                resources.spill_bytes = number(line, "", " bytes spill stores")
+                    + number(line, "", " bytes spill loads");
             } else if line.contains("Used ") && line.contains(" registers") {
                 resources.registers = number(line, "Used ", " registers");
                 resources.static_smem_bytes = number(line, "", " bytes smem");
@@ -149,14 +188,20 @@ impl Report {
                 warnings.push(line.to_owned());
             }
         }
-        Self { resources, warnings }
+        Self {
+            resources,
+            warnings,
+        }
     }
 
     /// Why a build with this report fails.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
         if self.resources.spill_bytes > 0 {
-            return Some(format!("registers spill: {} bytes", self.resources.spill_bytes));
+            return Some(format!(
+                "registers spill: {} bytes",
+                self.resources.spill_bytes
+            ));
         }
         (!self.warnings.is_empty()).then(|| self.warnings.join("\n"))
     }
@@ -173,7 +218,11 @@ pub fn disassemble(kernel: &str, cubin: &[u8]) -> Result<String, Error> {
     })?;
     let file = tempfile::NamedTempFile::new().map_err(Error::io("create", std::env::temp_dir()))?;
     std::fs::write(file.path(), cubin).map_err(Error::io("write", file.path()))?;
-    let fail = |why: String| Error::Ptxas { kernel: kernel.to_owned(), ptxas: tool.clone(), why };
+    let fail = |why: String| Error::Ptxas {
+        kernel: kernel.to_owned(),
+        ptxas: tool.clone(),
+        why,
+    };
     let output = Command::new(&tool)
         .args(["-hex", "-c"])
         .arg(file.path())
@@ -190,7 +239,11 @@ fn find_tool(name: &str) -> Option<PathBuf> {
     let toolkit = std::env::var_os("CUDA_HOME").map(|d| PathBuf::from(d).join("bin"));
     // A checkout's own tools, seen from where the user stands or from where the binary lies.
     let anchors = [std::env::current_dir().ok(), std::env::current_exe().ok()];
-    let pinned = anchors.iter().flatten().flat_map(|a| a.ancestors()).flat_map(|a| TOOL_DIRS.map(|d| a.join(d)));
+    let pinned = anchors
+        .iter()
+        .flatten()
+        .flat_map(|a| a.ancestors())
+        .flat_map(|a| TOOL_DIRS.map(|d| a.join(d)));
     std::env::split_paths(&path)
         .chain(toolkit)
         .chain([PathBuf::from("/usr/local/cuda/bin")])

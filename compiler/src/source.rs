@@ -33,7 +33,10 @@ pub struct Source {
 /// # Errors
 /// By the kind of source; nothing is written.
 pub fn read(path: &Path, limits: LimitOptions) -> Result<Source, Error> {
-    let not = |why: &str| Error::NotASource { path: path.to_owned(), why: why.to_owned() };
+    let not = |why: &str| Error::NotASource {
+        path: path.to_owned(),
+        why: why.to_owned(),
+    };
     let meta = std::fs::metadata(path).map_err(Error::io("read", path))?;
     if meta.is_dir() {
         if path.join("config.json").is_file() {
@@ -66,7 +69,9 @@ fn plain(module: Module) -> Source {
 
 fn checkpoint(dir: &Path, limits: LimitOptions) -> Result<Source, Error> {
     let absolute = std::path::absolute(dir).map_err(Error::io("read", dir))?;
-    let name = absolute.file_name().map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
+    let name = absolute
+        .file_name()
+        .map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned());
     let imported = import::import(dir, &name, limits)?;
     let mut warnings = Vec::new();
     if !imported.unknown_fields.is_empty() {
@@ -87,8 +92,10 @@ fn checkpoint(dir: &Path, limits: LimitOptions) -> Result<Source, Error> {
 
 fn parse(path: &Path, text: &str) -> Result<Module, Error> {
     let file = path.display().to_string();
-    mcc_ir::parse::module(text, file.as_str())
-        .map_err(|e| Error::Mir { path: path.to_owned(), message: e.to_string() })
+    mcc_ir::parse::module(text, file.as_str()).map_err(|e| Error::Mir {
+        path: path.to_owned(),
+        message: e.to_string(),
+    })
 }
 
 /// One file: a throw-away crate around it, which depends on the DSL that this compiler was built with.
@@ -98,7 +105,10 @@ fn rust_file(path: &Path) -> Result<Source, Error> {
     if !dsl.join("Cargo.toml").is_file() {
         return Err(Error::RustModel {
             path: path.to_owned(),
-            why: format!("the DSL's source is not at {}; build the model as a crate of its own", dsl.display()),
+            why: format!(
+                "the DSL's source is not at {}; build the model as a crate of its own",
+                dsl.display()
+            ),
         });
     }
     let file = std::path::absolute(path).map_err(Error::io("read", path))?;
@@ -120,13 +130,22 @@ fn rust_file(path: &Path) -> Result<Source, Error> {
         let to = dir.path().join("Cargo.lock");
         std::fs::copy(&lock, &to).map_err(Error::io("write", &to))?;
     }
-    rust_model(path, &manifest_path, Some(&std::env::temp_dir().join("mcc-rust-models")))
+    rust_model(
+        path,
+        &manifest_path,
+        Some(&std::env::temp_dir().join("mcc-rust-models")),
+    )
 }
 
 fn rust_model(path: &Path, manifest: &Path, target_dir: Option<&Path>) -> Result<Source, Error> {
-    let fail = |why: String| Error::RustModel { path: path.to_owned(), why };
+    let fail = |why: String| Error::RustModel {
+        path: path.to_owned(),
+        why,
+    };
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["run", "--quiet", "--manifest-path"]).arg(manifest);
+    cargo
+        .args(["run", "--quiet", "--manifest-path"])
+        .arg(manifest);
     if let Some(dir) = target_dir {
         cargo.arg("--target-dir").arg(dir);
     }
@@ -139,9 +158,12 @@ fn rust_model(path: &Path, manifest: &Path, target_dir: Option<&Path>) -> Result
     if !output.status.success() {
         return Err(fail(format!("cargo run ended with {}", output.status)));
     }
-    let text = String::from_utf8(output.stdout).map_err(|_| fail("its output is not UTF-8".to_owned()))?;
+    let text =
+        String::from_utf8(output.stdout).map_err(|_| fail("its output is not UTF-8".to_owned()))?;
     if text.trim().is_empty() {
-        return Err(fail("it printed nothing; a model's main prints the .mir text of its module".to_owned()));
+        return Err(fail(
+            "it printed nothing; a model's main prints the .mir text of its module".to_owned(),
+        ));
     }
     Ok(plain(parse(path, &text)?))
 }

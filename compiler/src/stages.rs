@@ -106,7 +106,8 @@ pub fn run(
 
     if options.optimize {
         progress("optimise", 0, 1);
-        let (graph, report) = egraph::optimize(&built.graph, &built.target, &egraph::Options::default())?;
+        let (graph, report) =
+            egraph::optimize(&built.graph, &built.target, &egraph::Options::default())?;
         dump.write("2-egraph.mir", &graph.to_string())?;
         dump.write("2-egraph.txt", &report.to_string())?;
         built.graph = graph;
@@ -118,7 +119,13 @@ pub fn run(
     }
 
     progress("select kernels", 0, 1);
-    let program = mcc_passes::lower(&built.graph, &built.target, &SelectOptions { hints: hints(&built.graph) })?;
+    let program = mcc_passes::lower(
+        &built.graph,
+        &built.target,
+        &SelectOptions {
+            hints: hints(&built.graph),
+        },
+    )?;
     dump.write("3-program.json", &json(&program)?)?;
     done("select", &mut built.times);
     if ends(Emit::Program) {
@@ -144,10 +151,17 @@ pub fn run(
     if options.cubins || ends(Emit::Sass) {
         if let Some(ptxas) = Ptxas::find() {
             progress("ptxas", 0, built.kernels.len());
-            built.assembled = ptxas.assemble(&built.kernels, &built.target.arch)?.into_iter().map(Some).collect();
+            built.assembled = ptxas
+                .assemble(&built.kernels, &built.target.arch)?
+                .into_iter()
+                .map(Some)
+                .collect();
             done("ptxas", &mut built.times);
         } else if ends(Emit::Sass) {
-            return Err(Error::MissingTool { tool: "ptxas", how: Ptxas::how_to_get() });
+            return Err(Error::MissingTool {
+                tool: "ptxas",
+                how: Ptxas::how_to_get(),
+            });
         }
     }
     if built.assembled.is_empty() {
@@ -161,13 +175,18 @@ pub fn run(
 /// # Errors
 /// Never for a program that a build made.
 pub fn json(program: &Program) -> Result<String, Error> {
-    program.to_json().map_err(|e| Error::Manifest(e.to_string()))
+    program
+        .to_json()
+        .map_err(|e| Error::Manifest(e.to_string()))
 }
 
 fn verify(module: &Module) -> Result<(), Error> {
     mcc_ir::verify::verify(module).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        Error::Usage(format!("the graph is not well-formed:\n{}", lines.join("\n")))
+        Error::Usage(format!(
+            "the graph is not well-formed:\n{}",
+            lines.join("\n")
+        ))
     })
 }
 
@@ -178,7 +197,11 @@ fn hints(module: &Module) -> Vec<DimHint> {
         .iter()
         .filter(|e| &*e.name == "decode")
         .flat_map(|e| {
-            ["T", "R"].map(|dim| DimHint { entry: e.name.to_string(), dim: dim.to_owned(), usual: 1 })
+            ["T", "R"].map(|dim| DimHint {
+                entry: e.name.to_string(),
+                dim: dim.to_owned(),
+                usual: 1,
+            })
         })
         .collect()
 }

@@ -54,15 +54,28 @@ impl Kernel {
                     .enumerate()
                     .map(|(i, t)| {
                         let position = self.attr(&format!("array<i64: {i}>"));
-                        self.op1("llvm.extractvalue", &[tuple], self.mlir_type(t), &[("position", position)])
+                        self.op1(
+                            "llvm.extractvalue",
+                            &[tuple],
+                            self.mlir_type(t),
+                            &[("position", position)],
+                        )
                     })
                     .collect()
             }
         }
     }
 
-    fn pure<'k, R: Element>(&'k self, text: &str, constraints: &str, operands: &[Value<'static, 'static>]) -> Val<'k, R> {
-        Val::new(self, self.asm(text, constraints, operands, &[R::MLIR], Effect::Pure)[0])
+    fn pure<'k, R: Element>(
+        &'k self,
+        text: &str,
+        constraints: &str,
+        operands: &[Value<'static, 'static>],
+    ) -> Val<'k, R> {
+        Val::new(
+            self,
+            self.asm(text, constraints, operands, &[R::MLIR], Effect::Pure)[0],
+        )
     }
 
     fn effect(&self, text: &str, constraints: &str, operands: &[Value<'static, 'static>]) {
@@ -73,7 +86,11 @@ impl Kernel {
 
     /// `cvt.rn.bf16x2.f32`: two FP32 to packed BF16, `low` in the low half; round to nearest even.
     pub fn pack_bf16x2<'k>(&'k self, low: Val<'k, F32>, high: Val<'k, F32>) -> Val<'k, I32> {
-        self.pure("cvt.rn.bf16x2.f32 $0, $1, $2;", "=r,f,f", &[high.raw, low.raw])
+        self.pure(
+            "cvt.rn.bf16x2.f32 $0, $1, $2;",
+            "=r,f,f",
+            &[high.raw, low.raw],
+        )
     }
 
     /// `cvt.rn.bf16.f32`: one FP32 to BF16.
@@ -83,7 +100,11 @@ impl Kernel {
 
     /// `cvt.rn.satfinite.e4m3x2.f32`: two FP32 to packed E4M3, `low` in the low byte; saturates at ±448.
     pub fn pack_e4m3x2<'k>(&'k self, low: Val<'k, F32>, high: Val<'k, F32>) -> Val<'k, I16> {
-        self.pure("cvt.rn.satfinite.e4m3x2.f32 $0, $1, $2;", "=h,f,f", &[high.raw, low.raw])
+        self.pure(
+            "cvt.rn.satfinite.e4m3x2.f32 $0, $1, $2;",
+            "=h,f,f",
+            &[high.raw, low.raw],
+        )
     }
 
     /// Four FP32 to four packed E4M3 codes, first in the lowest byte.
@@ -108,7 +129,11 @@ impl Kernel {
     /// `mbarrier.init`: `count` arrivals complete a phase. One thread, before any use.
     pub fn mbarrier_init(&self, barrier: Shared<'_>, count: u32) {
         let (a, n) = (barrier.address(), self.i32(count));
-        self.effect("mbarrier.init.shared::cta.b64 [$0], $1;", "r,r", &[a.raw, n.raw]);
+        self.effect(
+            "mbarrier.init.shared::cta.b64 [$0], $1;",
+            "r,r",
+            &[a.raw, n.raw],
+        );
     }
 
     /// Makes initialised barriers visible to the asynchronous proxy and the cluster (PTX ISA 9.7.13.4).
@@ -125,7 +150,11 @@ impl Kernel {
     /// `mbarrier.arrive.expect_tx`: arrives and announces `bytes` of asynchronous copies.
     pub fn mbarrier_arrive_expect_tx(&self, barrier: Shared<'_>, bytes: u32) {
         let (a, n) = (barrier.address(), self.i32(bytes));
-        self.effect("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;", "r,r", &[a.raw, n.raw]);
+        self.effect(
+            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;",
+            "r,r",
+            &[a.raw, n.raw],
+        );
     }
 
     /// Waits until the phase of parity `parity` has completed (`mbarrier.try_wait.parity`, acquire).
@@ -158,7 +187,13 @@ impl Kernel {
 
     /// `cp.async.bulk.tensor` from global to shared memory; completes on `barrier` with the box's bytes.
     /// `coords` are element indices, innermost axis first.
-    pub fn tma_load(&self, dst: Shared<'_>, map: TensorMapArg<'_>, coords: &[Val<'_, I32>], barrier: Shared<'_>) {
+    pub fn tma_load(
+        &self,
+        dst: Shared<'_>,
+        map: TensorMapArg<'_>,
+        coords: &[Val<'_, I32>],
+        barrier: Shared<'_>,
+    ) {
         let rank = coords.len();
         let list: Vec<String> = (0..rank).map(|i| format!("${}", i + 3)).collect();
         let text = format!(
@@ -190,12 +225,20 @@ impl Kernel {
 
     /// `setmaxnreg.inc`: the warpgroup takes registers (PTX ISA 9.7.19.5). All its warps, converged.
     pub fn setmaxnreg_inc(&self, registers: u32) {
-        self.effect(&format!("setmaxnreg.inc.sync.aligned.u32 {registers};"), "", &[]);
+        self.effect(
+            &format!("setmaxnreg.inc.sync.aligned.u32 {registers};"),
+            "",
+            &[],
+        );
     }
 
     /// `setmaxnreg.dec`: the warpgroup gives registers back.
     pub fn setmaxnreg_dec(&self, registers: u32) {
-        self.effect(&format!("setmaxnreg.dec.sync.aligned.u32 {registers};"), "", &[]);
+        self.effect(
+            &format!("setmaxnreg.dec.sync.aligned.u32 {registers};"),
+            "",
+            &[],
+        );
     }
 
     /// `bar.sync id, threads`: a named barrier for some of the block's warps (PTX ISA 9.7.13.1).
@@ -209,11 +252,21 @@ impl Kernel {
     }
 
     /// `atom.shared.add.u32`; returns the old value.
-    pub fn atomic_add_shared<'k>(&'k self, address: Shared<'k>, value: Val<'k, I32>) -> Val<'k, I32> {
+    pub fn atomic_add_shared<'k>(
+        &'k self,
+        address: Shared<'k>,
+        value: Val<'k, I32>,
+    ) -> Val<'k, I32> {
         let a = address.address();
         Val::new(
             self,
-            self.asm("atom.shared.add.u32 $0, [$1], $2;", "=r,r,r", &[a.raw, value.raw], &["i32"], Effect::Memory)[0],
+            self.asm(
+                "atom.shared.add.u32 $0, [$1], $2;",
+                "=r,r,r",
+                &[a.raw, value.raw],
+                &["i32"],
+                Effect::Memory,
+            )[0],
         )
     }
 
@@ -234,7 +287,10 @@ impl Kernel {
 
     /// `popc.b32`.
     pub fn popc<'k>(&'k self, x: Val<'k, I32>) -> Val<'k, I32> {
-        Val::new(self, self.op1("llvm.intr.ctpop", &[x.raw], self.mlir_type("i32"), &[]))
+        Val::new(
+            self,
+            self.op1("llvm.intr.ctpop", &[x.raw], self.mlir_type("i32"), &[]),
+        )
     }
 
     /// Zero-extends a shared address to 64 bits.

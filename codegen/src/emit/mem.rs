@@ -56,7 +56,11 @@ enum Access {
 
 impl<'k, S: Space> Ptr<'k, S> {
     pub(crate) fn new(k: &'k Kernel, raw: Value<'static, 'static>) -> Self {
-        Self { k, raw, space: std::marker::PhantomData }
+        Self {
+            k,
+            raw,
+            space: std::marker::PhantomData,
+        }
     }
 
     fn gep(self, offset: Value<'static, 'static>) -> Self {
@@ -81,14 +85,25 @@ impl<'k, S: Space> Ptr<'k, S> {
             attrs.push(("invariant", k.attr("unit")));
         }
         if lanes == 1 {
-            return vec![Val::new(k, k.op1("llvm.load", &[self.raw], k.mlir_type(T::MLIR), &attrs))];
+            return vec![Val::new(
+                k,
+                k.op1("llvm.load", &[self.raw], k.mlir_type(T::MLIR), &attrs),
+            )];
         }
         let vector = k.mlir_type(&format!("vector<{lanes}x{}>", T::MLIR));
         let v = k.op1("llvm.load", &[self.raw], vector, &attrs);
         (0..lanes)
             .map(|i| {
                 let i = k.i32(i);
-                Val::new(k, k.op1("llvm.extractelement", &[v, i.raw], k.mlir_type(T::MLIR), &[]))
+                Val::new(
+                    k,
+                    k.op1(
+                        "llvm.extractelement",
+                        &[v, i.raw],
+                        k.mlir_type(T::MLIR),
+                        &[],
+                    ),
+                )
             })
             .collect()
     }
@@ -109,7 +124,12 @@ impl<'k, S: Space> Ptr<'k, S> {
     pub fn store<T: Element>(self, value: Val<'k, T>) {
         let k = self.k;
         let align = k.attr(&format!("{} : i64", T::BYTES));
-        k.op("llvm.store", &[value.raw, self.raw], &[], &[("alignment", align)]);
+        k.op(
+            "llvm.store",
+            &[value.raw, self.raw],
+            &[],
+            &[("alignment", align)],
+        );
     }
 
     /// Stores a vector of `N` elements.
@@ -168,6 +188,9 @@ impl<'k> Shared<'k> {
     /// The 32-bit shared address, for inline PTX and matrix descriptors.
     pub fn address(self) -> Val<'k, I32> {
         let k = self.k;
-        Val::new(k, k.op1("llvm.ptrtoint", &[self.raw], k.mlir_type("i32"), &[]))
+        Val::new(
+            k,
+            k.op1("llvm.ptrtoint", &[self.raw], k.mlir_type("i32"), &[]),
+        )
     }
 }

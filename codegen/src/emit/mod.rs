@@ -79,15 +79,24 @@ pub fn build<'c>(
     signature: &Signature<'_>,
     body: impl FnOnce(&Kernel),
 ) -> Result<Module<'c>, CodegenError> {
-    let bug = |stage, detail| CodegenError::Bug { kernel: signature.name.to_owned(), stage, detail };
+    let bug = |stage, detail| CodegenError::Bug {
+        kernel: signature.name.to_owned(),
+        stage,
+        detail,
+    };
     let module = Module::parse(ctx, &skeleton(signature))
         .ok_or_else(|| bug("parsing of its skeleton", skeleton(signature)))?;
     {
         let function = find_function(&module).ok_or_else(|| bug("lookup", String::new()))?;
-        let region = function.region(0).map_err(|e| bug("lookup", e.to_string()))?;
-        let entry = region.first_block().ok_or_else(|| bug("lookup", String::new()))?;
-        let mut ret =
-            entry.terminator_mut().ok_or_else(|| bug("lookup", "no terminator".to_owned()))?;
+        let region = function
+            .region(0)
+            .map_err(|e| bug("lookup", e.to_string()))?;
+        let entry = region
+            .first_block()
+            .ok_or_else(|| bug("lookup", String::new()))?;
+        let mut ret = entry
+            .terminator_mut()
+            .ok_or_else(|| bug("lookup", "no terminator".to_owned()))?;
         ret.remove_from_parent();
         // SAFETY: `ctx` and `module` outlive `kernel`, which does not leave this block.
         let kernel = unsafe {
@@ -104,14 +113,20 @@ pub fn build<'c>(
                 .map_err(|e| bug("construction", e.to_string()))?;
             let slots: OperationRef<'static, 'static> = transmute(entry.append_operation(one));
             let args = (0..entry.argument_count())
-                .map(|i| transmute::<Value<'_, '_>, Value<'static, 'static>>(entry.argument(i).expect("argument").into()))
+                .map(|i| {
+                    transmute::<Value<'_, '_>, Value<'static, 'static>>(
+                        entry.argument(i).expect("argument").into(),
+                    )
+                })
                 .collect();
             Kernel {
                 ctx,
                 loc,
                 block: Cell::new(entry),
                 slots,
-                one: transmute::<Value<'_, '_>, Value<'static, 'static>>(slots.result(0).expect("result").into()),
+                one: transmute::<Value<'_, '_>, Value<'static, 'static>>(
+                    slots.result(0).expect("result").into(),
+                ),
                 args,
                 name: signature.name.to_owned(),
             }
@@ -127,7 +142,11 @@ pub fn build<'c>(
     });
     let ok = module.as_operation().verify();
     ctx.detach_diagnostic_handler(id);
-    if ok { Ok(module) } else { Err(bug("MLIR's verifier", diagnostics)) }
+    if ok {
+        Ok(module)
+    } else {
+        Err(bug("MLIR's verifier", diagnostics))
+    }
 }
 
 /// The module text into which the body is built. `minctasm` makes ptxas honour `setmaxnreg`.
@@ -172,7 +191,8 @@ impl Kernel {
     }
 
     pub(crate) fn mlir_type(&self, text: &str) -> Type<'static> {
-        Type::parse(self.ctx, text).unwrap_or_else(|| unreachable!("builder wrote a bad MLIR type: {text}"))
+        Type::parse(self.ctx, text)
+            .unwrap_or_else(|| unreachable!("builder wrote a bad MLIR type: {text}"))
     }
 
     pub(crate) fn attr(&self, text: &str) -> Attribute<'static> {
@@ -203,7 +223,10 @@ impl Kernel {
         attrs: &[(&str, Attribute<'static>)],
         regions: Vec<Region<'static>>,
     ) -> OperationRef<'static, 'static> {
-        let attrs: Vec<_> = attrs.iter().map(|(n, a)| (Identifier::new(self.ctx, n), *a)).collect();
+        let attrs: Vec<_> = attrs
+            .iter()
+            .map(|(n, a)| (Identifier::new(self.ctx, n), *a))
+            .collect();
         let op = OperationBuilder::new(name, self.loc)
             .add_operands(operands)
             .add_results(results)
@@ -225,7 +248,11 @@ impl Kernel {
     ) -> Value<'static, 'static> {
         let op = self.op(name, operands, &[result], attrs);
         // SAFETY: as in `op_with_regions`.
-        unsafe { transmute::<Value<'_, '_>, Value<'static, 'static>>(op.result(0).expect("one result").into()) }
+        unsafe {
+            transmute::<Value<'_, '_>, Value<'static, 'static>>(
+                op.result(0).expect("one result").into(),
+            )
+        }
     }
 
     /// Fills a new block with what `body` emits.
@@ -241,7 +268,11 @@ impl Kernel {
         let (block, values) = unsafe {
             let block: BlockRef<'static, 'static> = transmute(block);
             let values: Vec<Value<'static, 'static>> = (0..arguments.len())
-                .map(|i| transmute::<Value<'_, '_>, Value<'static, 'static>>(block.argument(i).expect("argument").into()))
+                .map(|i| {
+                    transmute::<Value<'_, '_>, Value<'static, 'static>>(
+                        block.argument(i).expect("argument").into(),
+                    )
+                })
                 .collect();
             (block, values)
         };
@@ -283,13 +314,22 @@ impl Kernel {
         step: impl Into<Index<'k>>,
         body: impl FnOnce(Val<'k, I32>),
     ) {
-        let (from, to, step) =
-            (from.into().value(self), to.into().value(self), step.into().value(self));
+        let (from, to, step) = (
+            from.into().value(self),
+            to.into().value(self),
+            step.into().value(self),
+        );
         let region = self.region(&[self.mlir_type("i32")], |args| {
             body(Val::new(self, args[0]));
             self.op("scf.yield", &[], &[], &[]);
         });
-        self.op_with_regions("scf.for", &[from.raw, to.raw, step.raw], &[], &[], vec![region]);
+        self.op_with_regions(
+            "scf.for",
+            &[from.raw, to.raw, step.raw],
+            &[],
+            &[],
+            vec![region],
+        );
     }
 
     /// `while cond() { body() }`.
@@ -310,17 +350,18 @@ impl Kernel {
         let op = OperationBuilder::new("llvm.alloca", self.loc)
             .add_operands(&[self.one])
             .add_results(&[self.mlir_type("!llvm.ptr")])
-            .add_attributes(&[(
-                Identifier::new(self.ctx, "elem_type"),
-                self.attr(T::MLIR),
-            )])
+            .add_attributes(&[(Identifier::new(self.ctx, "elem_type"), self.attr(T::MLIR))])
             .build()
             .unwrap_or_else(|e| unreachable!("bad alloca: {e}"));
         let parent = self.slots.block().expect("entry block");
         // SAFETY: as in `op_with_regions`.
         let slot: OperationRef<'static, 'static> =
             unsafe { transmute(parent.insert_operation_after(self.slots, op)) };
-        let raw = unsafe { transmute::<Value<'_, '_>, Value<'static, 'static>>(slot.result(0).expect("one result").into()) };
+        let raw = unsafe {
+            transmute::<Value<'_, '_>, Value<'static, 'static>>(
+                slot.result(0).expect("one result").into(),
+            )
+        };
         let var = Var::new(self, raw);
         var.set(init);
         var
@@ -335,27 +376,67 @@ impl Kernel {
     pub fn i32(&self, value: impl Into<i64>) -> Val<'_, I32> {
         // Bit patterns such as 0xffff_ffff are welcome; the attribute wants them signed.
         let bits = value.into() as u32 as i32;
-        Val::new(self, self.op1("arith.constant", &[], self.mlir_type("i32"), &[("value", self.attr(&format!("{bits} : i32")))]))
+        Val::new(
+            self,
+            self.op1(
+                "arith.constant",
+                &[],
+                self.mlir_type("i32"),
+                &[("value", self.attr(&format!("{bits} : i32")))],
+            ),
+        )
     }
 
     /// A 64-bit integer constant.
     pub fn i64(&self, value: i64) -> Val<'_, I64> {
-        Val::new(self, self.op1("arith.constant", &[], self.mlir_type("i64"), &[("value", self.attr(&format!("{value} : i64")))]))
+        Val::new(
+            self,
+            self.op1(
+                "arith.constant",
+                &[],
+                self.mlir_type("i64"),
+                &[("value", self.attr(&format!("{value} : i64")))],
+            ),
+        )
     }
 
     /// A 32-bit float constant, by its bits.
     pub fn f32(&self, value: f32) -> Val<'_, F32> {
         let attr = format!("0x{:08X} : f32", value.to_bits());
-        Val::new(self, self.op1("arith.constant", &[], self.mlir_type("f32"), &[("value", self.attr(&attr))]))
+        Val::new(
+            self,
+            self.op1(
+                "arith.constant",
+                &[],
+                self.mlir_type("f32"),
+                &[("value", self.attr(&attr))],
+            ),
+        )
     }
 
     /// A predicate constant.
     pub fn bool(&self, value: bool) -> Val<'_, B1> {
-        Val::new(self, self.op1("arith.constant", &[], self.mlir_type("i1"), &[("value", self.attr(&format!("{value}")))]))
+        Val::new(
+            self,
+            self.op1(
+                "arith.constant",
+                &[],
+                self.mlir_type("i1"),
+                &[("value", self.attr(&format!("{value}")))],
+            ),
+        )
     }
 
     fn sreg(&self, name: &str) -> Val<'_, I32> {
-        Val::new(self, self.op1(&format!("nvvm.read.ptx.sreg.{name}"), &[], self.mlir_type("i32"), &[]))
+        Val::new(
+            self,
+            self.op1(
+                &format!("nvvm.read.ptx.sreg.{name}"),
+                &[],
+                self.mlir_type("i32"),
+                &[],
+            ),
+        )
     }
 
     /// `%tid.x`.
@@ -395,7 +476,10 @@ impl Kernel {
 
     /// The generic address of a tensor map parameter, for [`asm`].
     pub fn arg_tensor_map(&self, index: usize) -> TensorMapArg<'_> {
-        TensorMapArg { _kernel: self, raw: self.args[index] }
+        TensorMapArg {
+            _kernel: self,
+            raw: self.args[index],
+        }
     }
 
     /// Dynamic shared memory, 1024-byte aligned.

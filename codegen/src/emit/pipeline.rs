@@ -48,7 +48,11 @@ impl RingLayout {
     pub fn reserve(map: &mut SmemMap, stages: u32) -> Self {
         let full = map.reserve(8 * stages, 8);
         let empty = map.reserve(8 * stages, 8);
-        Self { stages, full, empty }
+        Self {
+            stages,
+            full,
+            empty,
+        }
     }
 }
 
@@ -93,8 +97,12 @@ impl<'k> Ring<'k> {
     /// Initialises the barriers; one thread, before the block's first synchronisation.
     pub fn init(self, consumer_arrivals: u32) {
         for s in 0..self.layout.stages {
-            self.k.mbarrier_init(self.smem.offset(self.layout.full + 8 * s), 1);
-            self.k.mbarrier_init(self.smem.offset(self.layout.empty + 8 * s), consumer_arrivals);
+            self.k
+                .mbarrier_init(self.smem.offset(self.layout.full + 8 * s), 1);
+            self.k.mbarrier_init(
+                self.smem.offset(self.layout.empty + 8 * s),
+                consumer_arrivals,
+            );
         }
     }
 

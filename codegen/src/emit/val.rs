@@ -59,15 +59,27 @@ impl<T> Copy for Val<'_, T> {}
 
 impl<'k, T: Element> Val<'k, T> {
     pub(crate) fn new(k: &'k Kernel, raw: Value<'static, 'static>) -> Self {
-        Self { k, raw, element: PhantomData }
+        Self {
+            k,
+            raw,
+            element: PhantomData,
+        }
     }
 
     fn unary<R: Element>(self, name: &str) -> Val<'k, R> {
-        Val::new(self.k, self.k.op1(name, &[self.raw], self.k.mlir_type(R::MLIR), &[]))
+        Val::new(
+            self.k,
+            self.k
+                .op1(name, &[self.raw], self.k.mlir_type(R::MLIR), &[]),
+        )
     }
 
     fn binary(self, name: &str, other: Self) -> Self {
-        Val::new(self.k, self.k.op1(name, &[self.raw, other.raw], self.k.mlir_type(T::MLIR), &[]))
+        Val::new(
+            self.k,
+            self.k
+                .op1(name, &[self.raw, other.raw], self.k.mlir_type(T::MLIR), &[]),
+        )
     }
 
     /// `self ? a : b`, for the type of `a` and `b`.
@@ -75,7 +87,12 @@ impl<'k, T: Element> Val<'k, T> {
         let p = self.k.attr(&format!("{predicate} : i64"));
         Val::new(
             self.k,
-            self.k.op1(op, &[self.raw, other.raw], self.k.mlir_type("i1"), &[("predicate", p)]),
+            self.k.op1(
+                op,
+                &[self.raw, other.raw],
+                self.k.mlir_type("i1"),
+                &[("predicate", p)],
+            ),
         )
     }
 }
@@ -85,7 +102,12 @@ impl<'k> Val<'k, B1> {
     pub fn select<T: Element>(self, a: Val<'k, T>, b: Val<'k, T>) -> Val<'k, T> {
         Val::new(
             self.k,
-            self.k.op1("arith.select", &[self.raw, a.raw, b.raw], self.k.mlir_type(T::MLIR), &[]),
+            self.k.op1(
+                "arith.select",
+                &[self.raw, a.raw, b.raw],
+                self.k.mlir_type(T::MLIR),
+                &[],
+            ),
         )
     }
 
@@ -300,7 +322,12 @@ impl<'k> Val<'k, F32> {
     pub fn fma(self, b: Self, c: Self) -> Self {
         Val::new(
             self.k,
-            self.k.op1("llvm.intr.fma", &[self.raw, b.raw, c.raw], self.k.mlir_type("f32"), &[]),
+            self.k.op1(
+                "llvm.intr.fma",
+                &[self.raw, b.raw, c.raw],
+                self.k.mlir_type("f32"),
+                &[],
+            ),
         )
     }
 
@@ -371,12 +398,20 @@ impl<T> Copy for Var<'_, T> {}
 
 impl<'k, T: Element> Var<'k, T> {
     pub(crate) fn new(k: &'k Kernel, slot: Value<'static, 'static>) -> Self {
-        Self { k, slot, element: PhantomData }
+        Self {
+            k,
+            slot,
+            element: PhantomData,
+        }
     }
 
     /// Its value now.
     pub fn get(self) -> Val<'k, T> {
-        Val::new(self.k, self.k.op1("llvm.load", &[self.slot], self.k.mlir_type(T::MLIR), &[]))
+        Val::new(
+            self.k,
+            self.k
+                .op1("llvm.load", &[self.slot], self.k.mlir_type(T::MLIR), &[]),
+        )
     }
 
     /// Gives it a new value.

@@ -18,6 +18,12 @@ impl Kernel {
         )
     }
 
+    /// `bar.warp.sync` of the full warp: lanes that went different ways meet again (PTX ISA 9.7.13.2).
+    pub fn sync_warp(&self) {
+        let mask = self.i32(-1i64);
+        self.op("nvvm.bar.warp.sync", &[mask.raw], &[], &[]);
+    }
+
     /// The value of the lane whose number differs by the bits of `mask` (`shfl.sync.bfly`).
     pub fn shfl_xor<'k, T: Element>(&'k self, x: Val<'k, T>, mask: u32) -> Val<'k, T> {
         self.shfl("bfly", x, self.i32(mask))

@@ -51,7 +51,10 @@ pub enum Major {
 /// The A operand.
 pub enum OperandA<'a, 'k> {
     /// Descriptor of the tile, and the byte offset of each k-step in it.
-    Shared { descriptor: Val<'k, I64>, offsets: &'a [u32] },
+    Shared {
+        descriptor: Val<'k, I64>,
+        offsets: &'a [u32],
+    },
     /// Four packed registers a k-step.
     Registers(&'a [[Val<'k, I32>; 4]]),
 }
@@ -88,7 +91,9 @@ pub struct Mma {
 /// `k_bytes` bytes of K in tiles `tile_bytes` apart. An instruction takes 32 bytes of K.
 #[must_use]
 pub fn k_major_offsets(k_bytes: u32, tile_bytes: u32) -> Vec<u32> {
-    (0..k_bytes.div_ceil(32)).map(|s| s / 4 * tile_bytes + s % 4 * 32).collect()
+    (0..k_bytes.div_ceil(32))
+        .map(|s| s / 4 * tile_bytes + s % 4 * 32)
+        .collect()
 }
 
 impl Kernel {
@@ -96,9 +101,15 @@ impl Kernel {
     ///
     /// K-major: rows of 128 bytes, 8-row groups `stride` bytes apart (1024 when dense); `leading` unused.
     /// MN-major: blocks of 64 elements along MN `leading` bytes apart, 8-deep groups along K `stride` apart.
-    pub fn descriptor_128b<'k>(&'k self, tile: Shared<'k>, leading: u32, stride: u32) -> Val<'k, I64> {
+    pub fn descriptor_128b<'k>(
+        &'k self,
+        tile: Shared<'k>,
+        leading: u32,
+        stride: u32,
+    ) -> Val<'k, I64> {
         let address = self.widen((tile.address() & 0x3_ffff).ushr(4));
-        let fields = (1i64 << 62) | (i64::from(stride >> 4) << 32) | (i64::from(leading >> 4) << 16);
+        let fields =
+            (1i64 << 62) | (i64::from(stride >> 4) << 32) | (i64::from(leading >> 4) << 16);
         address | self.i64(fields)
     }
 
@@ -131,9 +142,14 @@ impl Kernel {
             format!("${}", next - 1)
         };
 
-        let mut text = String::from("{\n.reg .pred first;\n.reg .pred more;\nsetp.ne.b32 first, 0, 0;\nsetp.eq.b32 more, 0, 0;\n");
+        let mut text = String::from(
+            "{\n.reg .pred first;\n.reg .pred more;\nsetp.ne.b32 first, 0, 0;\nsetp.eq.b32 more, 0, 0;\n",
+        );
         let a_text: Vec<String> = match a {
-            OperandA::Shared { descriptor, offsets } => {
+            OperandA::Shared {
+                descriptor,
+                offsets,
+            } => {
                 let base = operand(descriptor.raw, "l");
                 advance(&mut text, "da", &base, offsets)
             }
@@ -152,7 +168,11 @@ impl Kernel {
         text.push_str("wgmma.fence.sync.aligned;\n");
         let shape = format!("m64n{}k{}", mma.n, mma.ty.k());
         for s in 0..b_text.len() {
-            let scale_d = if s == 0 && matches!(init, Init::Zero) { "first" } else { "more" };
+            let scale_d = if s == 0 && matches!(init, Init::Zero) {
+                "first"
+            } else {
+                "more"
+            };
             // 8-bit operands have no transpose immediates; A in registers has none for A.
             let trans_b = i32::from(b.major == Major::Mn);
             let trans = match (mma.ty, a) {
@@ -169,10 +189,16 @@ impl Kernel {
         }
         text.push_str("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n}");
         let types = vec!["f32"; regs];
-        self.asm(&text, &constraints.join(","), &operands, &types, Effect::Memory)
-            .into_iter()
-            .map(|raw| Val::new(self, raw))
-            .collect()
+        self.asm(
+            &text,
+            &constraints.join(","),
+            &operands,
+            &types,
+            Effect::Memory,
+        )
+        .into_iter()
+        .map(|raw| Val::new(self, raw))
+        .collect()
     }
 }
 
@@ -185,7 +211,10 @@ fn advance(text: &mut String, name: &str, base: &str, offsets: &[u32]) -> Vec<St
             if bytes == 0 {
                 return base.to_owned();
             }
-            text.push_str(&format!(".reg .b64 {name}{step};\nadd.s64 {name}{step}, {base}, {};\n", bytes / 16));
+            text.push_str(&format!(
+                ".reg .b64 {name}{step};\nadd.s64 {name}{step}, {base}, {};\n",
+                bytes / 16
+            ));
             format!("{name}{step}")
         })
         .collect()

@@ -91,7 +91,19 @@ fn layout(c: &Attention, rows: Rows) -> Layout {
     let ring = RingLayout::reserve(&mut map, c.stages);
     let q_ring = RingLayout::reserve(&mut map, 1);
     Layout {
-        rows, consumers, part, dk, dr, dv, tile_bytes, q_set, q_sets, stages_at, stage_bytes, ring, q_ring,
+        rows,
+        consumers,
+        part,
+        dk,
+        dr,
+        dv,
+        tile_bytes,
+        q_set,
+        q_sets,
+        stages_at,
+        stage_bytes,
+        ring,
+        q_ring,
         bytes: map.bytes(),
     }
 }
@@ -118,25 +130,45 @@ impl Args {
 /// [`CodegenError::Unsupported`], naming the limit.
 pub fn family<'a>(name: &str, c: &'a Attention, rows: Rows) -> Result<Family<'a>, CodegenError> {
     let fail = |what: String, supported| Err(unsupported(name, what, supported));
-    let multiple_of_8 = [c.dk, c.dr, c.dv].iter().all(|d| *d > 0 && d.is_multiple_of(8));
+    let multiple_of_8 = [c.dk, c.dr, c.dv]
+        .iter()
+        .all(|d| *d > 0 && d.is_multiple_of(8));
     if !multiple_of_8 {
-        return fail(format!("channels {} + {} and {}", c.dk, c.dr, c.dv), "multiples of 8");
+        return fail(
+            format!("channels {} + {} and {}", c.dk, c.dr, c.dv),
+            "multiples of 8",
+        );
     }
     if !matches!(c.tile_kv, 64 | 128) {
         return fail(format!("tile_kv = {}", c.tile_kv), "64 or 128");
     }
     if c.kv_heads != 1 && c.kv_heads != c.heads {
-        return fail(format!("{} key heads for {} heads", c.kv_heads, c.heads), "as many, or 1");
+        return fail(
+            format!("{} key heads for {} heads", c.kv_heads, c.heads),
+            "as many, or 1",
+        );
     }
     if rows == Rows::Heads && c.kv_heads != 1 {
-        return fail(format!("{} key heads", c.kv_heads), "1 key head in the decode family");
+        return fail(
+            format!("{} key heads", c.kv_heads),
+            "1 key head in the decode family",
+        );
     }
     let l = layout(c, rows);
     if l.part > MAX_VALUE_PART {
-        return fail(format!("{} value channels", c.dv), "256 in the prefill family, 512 in the decode family");
+        return fail(
+            format!("{} value channels", c.dv),
+            "256 in the prefill family, 512 in the decode family",
+        );
     }
     if c.stages == 0 || l.bytes > SMEM_LIMIT {
-        return fail(format!("{} stages take {} bytes of shared memory", c.stages, l.bytes), "at least 1 stage, at most 232448 bytes");
+        return fail(
+            format!(
+                "{} stages take {} bytes of shared memory",
+                c.stages, l.bytes
+            ),
+            "at least 1 stage, at most 232448 bytes",
+        );
     }
 
     let q_box = match rows {
@@ -144,7 +176,11 @@ pub fn family<'a>(name: &str, c: &'a Attention, rows: Rows) -> Result<Family<'a>
         Rows::Heads => vec![CHANNELS, ROWS, 1],
     };
     let kv_box = vec![CHANNELS, 1, c.tile_kv];
-    let map = |operand, box_dims| Param::TensorMap { operand, box_dims, swizzle: 128 };
+    let map = |operand, box_dims| Param::TensorMap {
+        operand,
+        box_dims,
+        swizzle: 128,
+    };
     let params = vec![
         map(0, q_box.clone()),
         map(1, q_box),
@@ -153,19 +189,38 @@ pub fn family<'a>(name: &str, c: &'a Attention, rows: Rows) -> Result<Family<'a>
         map(4, kv_box),
         Param::Pointer { operand: 5 },
         Param::Pointer { operand: 6 },
-        Param::Stride { operand: 6, axis: 0 },
-        Param::Stride { operand: 6, axis: 1 },
-        Param::Extent { operand: 0, axis: 0 },
-        Param::Extent { operand: 2, axis: 0 },
+        Param::Stride {
+            operand: 6,
+            axis: 0,
+        },
+        Param::Stride {
+            operand: 6,
+            axis: 1,
+        },
+        Param::Extent {
+            operand: 0,
+            axis: 0,
+        },
+        Param::Extent {
+            operand: 2,
+            axis: 0,
+        },
     ];
-    let tokens = Expr::Extent { operand: 0, axis: 0 };
+    let tokens = Expr::Extent {
+        operand: 0,
+        axis: 0,
+    };
     let grid = match rows {
         Rows::Queries => [
             Expr::CeilDiv(Box::new(tokens), u64::from(ROWS * l.consumers)),
             Expr::Const(u64::from(c.heads)),
             Expr::Const(1),
         ],
-        Rows::Heads => [tokens, Expr::Const(u64::from(c.heads.div_ceil(ROWS))), Expr::Const(1)],
+        Rows::Heads => [
+            tokens,
+            Expr::Const(u64::from(c.heads.div_ceil(ROWS))),
+            Expr::Const(1),
+        ],
     };
     let launch = LaunchSpec {
         grid,
@@ -174,7 +229,10 @@ pub fn family<'a>(name: &str, c: &'a Attention, rows: Rows) -> Result<Family<'a>
         smem_bytes: l.bytes,
         params,
     };
-    Ok(Family { launch, body: Box::new(move |k| body(k, c, l)) })
+    Ok(Family {
+        launch,
+        body: Box::new(move |k| body(k, c, l)),
+    })
 }
 
 /// Where a block works.
@@ -218,7 +276,13 @@ fn place<'k>(k: &'k Kernel, c: &Attention, l: &Layout) -> Place<'k> {
         }
     };
     let keys = (last + 1).min(k.arg_i32(Args::CONTEXT));
-    Place { token, head, last, first, key_tiles: (keys + (c.tile_kv - 1)).udiv(c.tile_kv) }
+    Place {
+        token,
+        head,
+        last,
+        first,
+        key_tiles: (keys + (c.tile_kv - 1)).udiv(c.tile_kv),
+    }
 }
 
 fn body(k: &Kernel, c: &Attention, l: Layout) {
@@ -254,7 +318,14 @@ fn body(k: &Kernel, c: &Attention, l: Layout) {
     );
 }
 
-fn produce<'k>(k: &'k Kernel, c: &Attention, l: &Layout, ring: Ring<'k>, queries: Ring<'k>, p: Place<'k>) {
+fn produce<'k>(
+    k: &'k Kernel,
+    c: &Attention,
+    l: &Layout,
+    ring: Ring<'k>,
+    queries: Ring<'k>,
+    p: Place<'k>,
+) {
     let map = |a| k.arg_tensor_map(a);
     // Queries, once.
     let at = queries.producer();
@@ -263,8 +334,17 @@ fn produce<'k>(k: &'k Kernel, c: &Attention, l: &Layout, ring: Ring<'k>, queries
         let token = p.token + set * ROWS;
         for tile in 0..l.dk + l.dr {
             let to = k.smem().offset(set * l.q_set + tile * ROWS * ROW_BYTES);
-            let (map, channel) = if tile < l.dk { (map(Args::Q), tile) } else { (map(Args::Q_ROPE), tile - l.dk) };
-            k.tma_load(to, map, &[k.i32(channel * CHANNELS), p.head, token], queries.full(at));
+            let (map, channel) = if tile < l.dk {
+                (map(Args::Q), tile)
+            } else {
+                (map(Args::Q_ROPE), tile - l.dk)
+            };
+            k.tma_load(
+                to,
+                map,
+                &[k.i32(channel * CHANNELS), p.head, token],
+                queries.full(at),
+            );
         }
     }
     // Keys and values.
@@ -273,7 +353,10 @@ fn produce<'k>(k: &'k Kernel, c: &Attention, l: &Layout, ring: Ring<'k>, queries
     k.for_(0, p.key_tiles, 1, |tile| {
         ring.acquire(position, l.stage_bytes);
         let full = ring.full(position);
-        let stage = k.smem().offset(l.stages_at).at(position.stage() * l.stage_bytes);
+        let stage = k
+            .smem()
+            .offset(l.stages_at)
+            .at(position.stage() * l.stage_bytes);
         let key = tile * c.tile_kv;
         for i in 0..l.dk + l.dr + l.dv {
             let to = stage.offset(i * l.tile_bytes);
@@ -283,7 +366,12 @@ fn produce<'k>(k: &'k Kernel, c: &Attention, l: &Layout, ring: Ring<'k>, queries
             } else if i < l.dk + l.dr {
                 k.tma_load(to, map(Args::K_ROPE), &[channel(l.dk), key], full);
             } else {
-                k.tma_load(to, map(Args::V), &[channel(l.dk + l.dr), key_head, key], full);
+                k.tma_load(
+                    to,
+                    map(Args::V),
+                    &[channel(l.dk + l.dr), key_head, key],
+                    full,
+                );
             }
         }
         position.advance();
@@ -296,7 +384,14 @@ struct Softmax<'k> {
     sum: [crate::emit::Var<'k, F32>; 2],
 }
 
-fn consume<'k>(k: &'k Kernel, c: &Attention, l: &Layout, ring: Ring<'k>, queries: Ring<'k>, p: Place<'k>) {
+fn consume<'k>(
+    k: &'k Kernel,
+    c: &Attention,
+    l: &Layout,
+    ring: Ring<'k>,
+    queries: Ring<'k>,
+    p: Place<'k>,
+) {
     let thread = k.tid() & (WARPGROUP - 1);
     let consumer = k.tid().ushr(7) - 1;
     let fragment = Fragment::new(thread);
@@ -334,17 +429,25 @@ fn consume<'k>(k: &'k Kernel, c: &Attention, l: &Layout, ring: Ring<'k>, queries
     let position = ring.consumer();
     k.for_(0, p.key_tiles, 1, |tile| {
         ring.wait(position);
-        let stage = k.smem().offset(l.stages_at).at(position.stage() * l.stage_bytes);
+        let stage = k
+            .smem()
+            .offset(l.stages_at)
+            .at(position.stage() * l.stage_bytes);
         k.if_(works, || {
             let scores = scores(k, c, l, q_tile, stage);
             let key0 = tile * c.tile_kv;
             // Only tiles that reach behind a row's own position need the mask.
-            k.if_((key0 + (c.tile_kv - 1)).gt(p.first), || mask(k, &scores, key0 + fragment.column, limits));
+            k.if_((key0 + (c.tile_kv - 1)).gt(p.first), || {
+                mask(k, &scores, key0 + fragment.column, limits)
+            });
             let weights = update(k, c, &softmax, &scores, &output);
             let before: Vec<_> = output.iter().map(|o| o.get()).collect();
             let offsets: Vec<u32> = (0..c.tile_kv / 16).map(|s| s * 16 * ROW_BYTES).collect();
             let after = k.wgmma(
-                Mma { ty: MmaType::Bf16, n: l.part },
+                Mma {
+                    ty: MmaType::Bf16,
+                    n: l.part,
+                },
                 &OperandA::Registers(&weights),
                 OperandB {
                     descriptor: k.descriptor_128b(stage.at(v_at), l.tile_bytes, 1024),
@@ -370,12 +473,23 @@ fn consume<'k>(k: &'k Kernel, c: &Attention, l: &Layout, ring: Ring<'k>, queries
         .collect();
     let out = k.arg_global(Args::OUT);
     let (token_stride, head_stride) = (k.arg_i32(Args::OUT_TOKEN), k.arg_i32(Args::OUT_HEAD));
-    let shift = |index: Val<'k, I32>, stride: Val<'k, I32>| out.at(index.to_i64() * stride.to_i64() * 2);
+    let shift =
+        |index: Val<'k, I32>, stride: Val<'k, I32>| out.at(index.to_i64() * stride.to_i64() * 2);
     let (base, stride, row_end, column) = match l.rows {
         Rows::Queries => (shift(p.head, head_stride), token_stride, tokens, k.i32(0)),
-        Rows::Heads => (shift(p.token, token_stride), head_stride, k.i32(c.heads), consumer * l.part),
+        Rows::Heads => (
+            shift(p.token, token_stride),
+            head_stride,
+            k.i32(c.heads),
+            consumer * l.part,
+        ),
     };
-    let store = Store { base, stride, dtype: DType::BF16, columns: c.dv };
+    let store = Store {
+        base,
+        stride,
+        dtype: DType::BF16,
+        columns: c.dv,
+    };
     store.fragment(k, &values, fragment, row0, row_end, column);
 }
 
@@ -389,7 +503,10 @@ fn scores<'k>(
 ) -> Vec<crate::emit::Var<'k, F32>> {
     let k_bytes = (l.dk + l.dr) * ROW_BYTES;
     let s = k.wgmma(
-        Mma { ty: MmaType::Bf16, n: c.tile_kv },
+        Mma {
+            ty: MmaType::Bf16,
+            n: c.tile_kv,
+        },
         &OperandA::Shared {
             descriptor: k.descriptor_128b(q_tile, 0, 1024),
             offsets: &k_major_offsets(k_bytes, ROWS * ROW_BYTES),
@@ -405,7 +522,12 @@ fn scores<'k>(
 }
 
 /// Scores of keys behind a row's position become -inf. `column` is the key of register 0.
-fn mask<'k>(k: &'k Kernel, scores: &[crate::emit::Var<'k, F32>], column: Val<'k, I32>, limits: [Val<'k, I32>; 2]) {
+fn mask<'k>(
+    k: &'k Kernel,
+    scores: &[crate::emit::Var<'k, F32>],
+    column: Val<'k, I32>,
+    limits: [Val<'k, I32>; 2],
+) {
     let hidden = k.f32(f32::NEG_INFINITY);
     for (i, s) in scores.iter().enumerate() {
         let key = column + (i / 4 * 8 + i % 2) as i32;
@@ -444,7 +566,11 @@ fn update<'k>(
         rescale.push(k.ex2((before - finite) * factor));
         softmax.max[r].set(max);
     }
-    let p: Vec<_> = scores.iter().enumerate().map(|(i, s)| k.ex2(s.fma(factor, shift[row(i)]))).collect();
+    let p: Vec<_> = scores
+        .iter()
+        .enumerate()
+        .map(|(i, s)| k.ex2(s.fma(factor, shift[row(i)])))
+        .collect();
     for r in 0..2 {
         let mut sum = softmax.sum[r].get() * rescale[r];
         for (i, p) in p.iter().enumerate() {

@@ -31,8 +31,18 @@ fn each_chunk<'k>(
     }
 }
 
-fn row_of<'k>(k: &'k Kernel, m: MatrixArg, row: Val<'k, I32>, chunk: Val<'k, I32>) -> crate::emit::Global<'k> {
-    bf16_at(k.arg_global(m.pointer), row, k.arg_i32(m.stride), chunk * CHUNK)
+fn row_of<'k>(
+    k: &'k Kernel,
+    m: MatrixArg,
+    row: Val<'k, I32>,
+    chunk: Val<'k, I32>,
+) -> crate::emit::Global<'k> {
+    bf16_at(
+        k.arg_global(m.pointer),
+        row,
+        k.arg_i32(m.stride),
+        chunk * CHUNK,
+    )
 }
 
 /// `quantize`.
@@ -52,7 +62,10 @@ pub fn quantize<'a>(name: &str, c: &'a Quantize) -> Result<Family<'a>, CodegenEr
             |i, v| QuantRow::of(k, codes, scales, row).store(k, shape, i, &v),
         );
     };
-    Ok(Family { launch: shape.launch(0, SmemMap::default(), p.list), body: Box::new(body) })
+    Ok(Family {
+        launch: shape.launch(0, SmemMap::default(), p.list),
+        body: Box::new(body),
+    })
 }
 
 /// `swiglu`, `swiglu_quantize`.
@@ -81,12 +94,17 @@ pub fn swiglu<'a>(name: &str, c: &'a Swiglu) -> Result<Family<'a>, CodegenError>
                 Some(scales) => QuantRow::of(k, out, scales, row).store(k, shape, i, &v),
                 None => {
                     let chunk = shape.chunk(k, i);
-                    shape.inside(k, i, chunk, || row_of(k, out, row, chunk).store_vec(pack8(k, &v)));
+                    shape.inside(k, i, chunk, || {
+                        row_of(k, out, row, chunk).store_vec(pack8(k, &v))
+                    });
                 }
             },
         );
     };
-    Ok(Family { launch: shape.launch(0, SmemMap::default(), p.list), body: Box::new(body) })
+    Ok(Family {
+        launch: shape.launch(0, SmemMap::default(), p.list),
+        body: Box::new(body),
+    })
 }
 
 /// `add`.
@@ -102,12 +120,19 @@ pub fn add<'a>(name: &str, c: &'a Add) -> Result<Family<'a>, CodegenError> {
         for i in 0..shape.chunks() {
             let chunk = shape.chunk(k, i);
             shape.inside(k, i, chunk, || {
-                let (x, y) = (load8(row_of(k, a, row, chunk)), load8(row_of(k, b, row, chunk)));
-                row_of(k, out, row, chunk).store_vec(pack8(k, &std::array::from_fn(|j| x[j] + y[j])));
+                let (x, y) = (
+                    load8(row_of(k, a, row, chunk)),
+                    load8(row_of(k, b, row, chunk)),
+                );
+                row_of(k, out, row, chunk)
+                    .store_vec(pack8(k, &std::array::from_fn(|j| x[j] + y[j])));
             });
         }
     };
-    Ok(Family { launch: shape.launch(0, SmemMap::default(), p.list), body: Box::new(body) })
+    Ok(Family {
+        launch: shape.launch(0, SmemMap::default(), p.list),
+        body: Box::new(body),
+    })
 }
 
 /// `gather`: rows of a table.
@@ -130,5 +155,8 @@ pub fn gather<'a>(name: &str, c: &'a Gather) -> Result<Family<'a>, CodegenError>
         }
     };
     // The rows written are the indices', operand 1.
-    Ok(Family { launch: shape.launch(1, SmemMap::default(), p.list), body: Box::new(body) })
+    Ok(Family {
+        launch: shape.launch(1, SmemMap::default(), p.list),
+        body: Box::new(body),
+    })
 }

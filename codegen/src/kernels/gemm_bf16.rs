@@ -46,7 +46,12 @@ fn layout(c: &GemmBf16) -> Layout {
     let mut map = SmemMap::default();
     map.reserve(stage_bytes * c.stages, 1024);
     let ring = RingLayout::reserve(&mut map, c.stages);
-    Layout { stage_bytes, b_offset: a_bytes, ring, bytes: map.bytes() }
+    Layout {
+        stage_bytes,
+        b_offset: a_bytes,
+        ring,
+        bytes: map.bytes(),
+    }
 }
 
 /// Parameter positions.
@@ -71,7 +76,10 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
     }
     // 232 registers hold 128 accumulators and the rest of the loop.
     if c.tile_n == 0 || !c.tile_n.is_multiple_of(8) || c.tile_n > 256 {
-        return fail(format!("tile_n = {}", c.tile_n), "a multiple of 8 up to 256");
+        return fail(
+            format!("tile_n = {}", c.tile_n),
+            "a multiple of 8 up to 256",
+        );
     }
     if !c.n.is_multiple_of(8) || !c.k.is_multiple_of(8) || c.n == 0 || c.k == 0 {
         return fail(format!("n = {}, k = {}", c.n, c.k), "multiples of 8");
@@ -81,7 +89,13 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
     }
     let l = layout(c);
     if c.stages == 0 || l.bytes > SMEM_LIMIT {
-        return fail(format!("{} stages take {} bytes of shared memory", c.stages, l.bytes), "at least 1 stage, at most 232448 bytes");
+        return fail(
+            format!(
+                "{} stages take {} bytes of shared memory",
+                c.stages, l.bytes
+            ),
+            "at least 1 stage, at most 232448 bytes",
+        );
     }
 
     let batched = c.batch.is_some();
@@ -92,34 +106,64 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
         (vec![BLOCK_K, c.tile_m], vec![BLOCK_K, c.tile_n])
     };
     let mut params = vec![
-        Param::TensorMap { operand: 0, box_dims: a_box, swizzle: 128 },
-        Param::TensorMap { operand: 1, box_dims: b_box, swizzle: 128 },
+        Param::TensorMap {
+            operand: 0,
+            box_dims: a_box,
+            swizzle: 128,
+        },
+        Param::TensorMap {
+            operand: 1,
+            box_dims: b_box,
+            swizzle: 128,
+        },
         Param::Pointer { operand: 2 },
-        Param::Stride { operand: 2, axis: 0 },
-        Param::Extent { operand: 0, axis: 0 },
+        Param::Stride {
+            operand: 2,
+            axis: 0,
+        },
+        Param::Extent {
+            operand: 0,
+            axis: 0,
+        },
     ];
     if batched {
-        params.push(Param::Stride { operand: 2, axis: 1 });
+        params.push(Param::Stride {
+            operand: 2,
+            axis: 1,
+        });
     }
     let launch = LaunchSpec {
-        grid: [Walk::grid(shape(c), None, c.batch), Expr::Const(1), Expr::Const(1)],
+        grid: [
+            Walk::grid(shape(c), None, c.batch),
+            Expr::Const(1),
+            Expr::Const(1),
+        ],
         block: WARPGROUP * (1 + c.tile_m / 64),
         cluster: [1, 1, 1],
         smem_bytes: l.bytes,
         params,
     };
-    Ok(Family { launch, body: Box::new(move |k| body(k, c)) })
+    Ok(Family {
+        launch,
+        body: Box::new(move |k| body(k, c)),
+    })
 }
 
 fn shape(c: &GemmBf16) -> TileShape {
-    TileShape { m: c.tile_m, n_tiles: c.n.div_ceil(c.tile_n) }
+    TileShape {
+        m: c.tile_m,
+        n_tiles: c.n.div_ceil(c.tile_n),
+    }
 }
 
 fn body(k: &Kernel, c: &GemmBf16) {
     let l = layout(c);
     let ring = Ring::new(k, k.smem(), l.ring);
     let consumers = c.tile_m / 64;
-    let walk = Walk::Dense { rows: k.arg_i32(Args::ROWS), batch: c.batch.unwrap_or(1) };
+    let walk = Walk::Dense {
+        rows: k.arg_i32(Args::ROWS),
+        batch: c.batch.unwrap_or(1),
+    };
     let warpgroup = k.tid().ushr(7);
     let warp = k.tid().ushr(5);
 
@@ -135,9 +179,7 @@ fn body(k: &Kernel, c: &GemmBf16) {
         warpgroup.eq(0),
         || {
             k.setmaxnreg_dec(PRODUCER_REGISTERS);
-            k.if_(warp.eq(0), || {
-                k.if_(k.elect_one(), || produce(k, c, &l, ring, walk));
-            });
+            k.if_(warp.eq(0), || produce(k, c, &l, ring, walk));
         },
         || {
             k.setmaxnreg_inc(if consumers == 1 { 240 } else { 232 });
@@ -150,23 +192,29 @@ fn produce<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Wa
     let (a, b) = (k.arg_tensor_map(Args::A), k.arg_tensor_map(Args::B));
     let position = ring.producer();
     let bytes = (c.tile_m + c.tile_n) * ROW_BYTES;
+    // One thread for the whole kernel: the ring's position lives in its registers.
+    let leader = k.elect_one();
     walk.for_each(k, shape(c), |tile| {
-        k.for_(0, c.k.div_ceil(BLOCK_K), 1, |block| {
-            ring.acquire(position, bytes);
-            let full = ring.full(position);
-            let stage = k.smem().at(position.stage() * l.stage_bytes);
-            let depth = block * BLOCK_K;
-            let column = tile.n_tile * c.tile_n;
-            let b_stage = stage.offset(l.b_offset);
-            if c.batch.is_some() {
-                k.tma_load(stage, a, &[depth, tile.group, tile.row], full);
-                k.tma_load(b_stage, b, &[depth, column, tile.group], full);
-            } else {
-                k.tma_load(stage, a, &[depth, tile.row], full);
-                k.tma_load(b_stage, b, &[depth, column], full);
-            }
-            position.advance();
+        let column = tile.n_tile * c.tile_n;
+        // The warp walks together; the leader waits and issues.
+        k.if_(leader, || {
+            k.for_(0, c.k.div_ceil(BLOCK_K), 1, |block| {
+                ring.acquire(position, bytes);
+                let full = ring.full(position);
+                let stage = k.smem().at(position.stage() * l.stage_bytes);
+                let depth = block * BLOCK_K;
+                let b_stage = stage.offset(l.b_offset);
+                if c.batch.is_some() {
+                    k.tma_load(stage, a, &[depth, tile.group, tile.row], full);
+                    k.tma_load(b_stage, b, &[depth, column, tile.group], full);
+                } else {
+                    k.tma_load(stage, a, &[depth, tile.row], full);
+                    k.tma_load(b_stage, b, &[depth, column], full);
+                }
+                position.advance();
+            });
         });
+        k.sync_warp();
     });
 }
 
@@ -188,9 +236,19 @@ fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Wa
             let b_tile = stage.offset(l.b_offset);
             let before: Vec<_> = acc.iter().map(|a| a.get()).collect();
             let after = k.wgmma(
-                Mma { ty: MmaType::Bf16, n: c.tile_n },
-                &OperandA::Shared { descriptor: k.descriptor_128b(a_tile, 0, 1024), offsets: &offsets },
-                OperandB { descriptor: k.descriptor_128b(b_tile, 0, 1024), offsets: &offsets, major: Major::K },
+                Mma {
+                    ty: MmaType::Bf16,
+                    n: c.tile_n,
+                },
+                &OperandA::Shared {
+                    descriptor: k.descriptor_128b(a_tile, 0, 1024),
+                    offsets: &offsets,
+                },
+                OperandB {
+                    descriptor: k.descriptor_128b(b_tile, 0, 1024),
+                    offsets: &offsets,
+                    major: Major::K,
+                },
                 &Init::Accumulate(&before),
             );
             k.if_((thread & 31).eq(0), || ring.release(position));
@@ -205,8 +263,20 @@ fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Wa
         } else {
             d
         };
-        let store = Store { base, stride: k.arg_i32(Args::D_STRIDE), dtype: c.out, columns: c.n };
+        let store = Store {
+            base,
+            stride: k.arg_i32(Args::D_STRIDE),
+            dtype: c.out,
+            columns: c.n,
+        };
         let values: Vec<_> = acc.iter().map(|a| a.get()).collect();
-        store.fragment(k, &values, fragment, tile.row + half * 64, tile.row_end, tile.n_tile * c.tile_n);
+        store.fragment(
+            k,
+            &values,
+            fragment,
+            tile.row + half * 64,
+            tile.row_end,
+            tile.n_tile * c.tile_n,
+        );
     });
 }

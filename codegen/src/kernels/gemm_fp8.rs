@@ -47,7 +47,12 @@ fn layout(c: &GemmFp8) -> Layout {
     let mut map = SmemMap::default();
     map.reserve(stage_bytes * c.stages, 1024);
     let ring = RingLayout::reserve(&mut map, c.stages);
-    Layout { stage_bytes, b_offset: a_bytes, ring, bytes: map.bytes() }
+    Layout {
+        stage_bytes,
+        b_offset: a_bytes,
+        ring,
+        bytes: map.bytes(),
+    }
 }
 
 /// Parameter positions.
@@ -74,10 +79,16 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
         return fail(format!("tile_m = {}", c.tile_m), "64 or 128");
     }
     if !matches!(c.tile_n, 8 | 16 | 32 | 64 | 128) {
-        return fail(format!("tile_n = {}", c.tile_n), "8, 16, 32, 64 or 128: one column block of B's scales a tile");
+        return fail(
+            format!("tile_n = {}", c.tile_n),
+            "8, 16, 32, 64 or 128: one column block of B's scales a tile",
+        );
     }
     if !c.n.is_multiple_of(8) || !c.k.is_multiple_of(16) || c.n == 0 || c.k == 0 {
-        return fail(format!("n = {}, k = {}", c.n, c.k), "n a multiple of 8, k a multiple of 16");
+        return fail(
+            format!("n = {}, k = {}", c.n, c.k),
+            "n a multiple of 8, k a multiple of 16",
+        );
     }
     if !matches!(c.promote, 32 | 64 | 128) {
         return fail(format!("promote = {}", c.promote), "32, 64 or 128");
@@ -87,7 +98,13 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
     }
     let l = layout(c);
     if c.stages == 0 || l.bytes > SMEM_LIMIT {
-        return fail(format!("{} stages take {} bytes of shared memory", c.stages, l.bytes), "at least 1 stage, at most 232448 bytes");
+        return fail(
+            format!(
+                "{} stages take {} bytes of shared memory",
+                c.stages, l.bytes
+            ),
+            "at least 1 stage, at most 232448 bytes",
+        );
     }
 
     let grouped = c.groups.is_some();
@@ -97,30 +114,57 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
         b_box.push(1);
     }
     let mut params = vec![
-        Param::TensorMap { operand: 0, box_dims: vec![BLOCK_K, c.tile_m], swizzle: 128 },
-        Param::TensorMap { operand: 2, box_dims: b_box, swizzle: 128 },
+        Param::TensorMap {
+            operand: 0,
+            box_dims: vec![BLOCK_K, c.tile_m],
+            swizzle: 128,
+        },
+        Param::TensorMap {
+            operand: 2,
+            box_dims: b_box,
+            swizzle: 128,
+        },
         Param::Pointer { operand: 1 },
-        Param::Stride { operand: 1, axis: 1 },
+        Param::Stride {
+            operand: 1,
+            axis: 1,
+        },
         Param::Pointer { operand: 3 },
         Param::Pointer { operand: d },
-        Param::Stride { operand: d, axis: 0 },
-        Param::Extent { operand: 0, axis: 0 },
+        Param::Stride {
+            operand: d,
+            axis: 0,
+        },
+        Param::Extent {
+            operand: 0,
+            axis: 0,
+        },
     ];
     if grouped {
         params.push(Param::Pointer { operand: 4 });
     }
     let launch = LaunchSpec {
-        grid: [Walk::grid(shape(c), c.groups, None), Expr::Const(1), Expr::Const(1)],
+        grid: [
+            Walk::grid(shape(c), c.groups, None),
+            Expr::Const(1),
+            Expr::Const(1),
+        ],
         block: WARPGROUP * (1 + c.tile_m / 64),
         cluster: [1, 1, 1],
         smem_bytes: l.bytes,
         params,
     };
-    Ok(Family { launch, body: Box::new(move |k| body(k, c)) })
+    Ok(Family {
+        launch,
+        body: Box::new(move |k| body(k, c)),
+    })
 }
 
 fn shape(c: &GemmFp8) -> TileShape {
-    TileShape { m: c.tile_m, n_tiles: c.n.div_ceil(c.tile_n) }
+    TileShape {
+        m: c.tile_m,
+        n_tiles: c.n.div_ceil(c.tile_n),
+    }
 }
 
 fn body(k: &Kernel, c: &GemmFp8) {
@@ -129,8 +173,14 @@ fn body(k: &Kernel, c: &GemmFp8) {
     let ring = Ring::new(k, smem, l.ring);
     let consumers = c.tile_m / 64;
     let walk = match c.groups {
-        Some(groups) => Walk::Grouped { offsets: k.arg_global(Args::OFFSETS), groups },
-        None => Walk::Dense { rows: k.arg_i32(Args::ROWS), batch: 1 },
+        Some(groups) => Walk::Grouped {
+            offsets: k.arg_global(Args::OFFSETS),
+            groups,
+        },
+        None => Walk::Dense {
+            rows: k.arg_i32(Args::ROWS),
+            batch: 1,
+        },
     };
     let warpgroup = k.tid().ushr(7);
     let warp = k.tid().ushr(5);
@@ -147,9 +197,7 @@ fn body(k: &Kernel, c: &GemmFp8) {
         warpgroup.eq(0),
         || {
             k.setmaxnreg_dec(PRODUCER_REGISTERS);
-            k.if_(warp.eq(0), || {
-                k.if_(k.elect_one(), || produce(k, c, &l, ring, walk));
-            });
+            k.if_(warp.eq(0), || produce(k, c, &l, ring, walk));
         },
         || {
             // 128 producer threads at 40 and the consumers' share fit into 65,536 registers.
@@ -162,23 +210,35 @@ fn body(k: &Kernel, c: &GemmFp8) {
 fn produce<'k>(k: &'k Kernel, c: &GemmFp8, l: &Layout, ring: Ring<'k>, walk: Walk<'k>) {
     let (a, b) = (k.arg_tensor_map(Args::A), k.arg_tensor_map(Args::B));
     let position = ring.producer();
+    let k_blocks = c.k.div_ceil(BLOCK_K);
     // TMA counts the whole box, also where it lies outside of the tensor.
     let bytes = (c.tile_m + c.tile_n) * BLOCK_K;
+    // One thread for the whole kernel: the ring's position lives in its registers.
+    let leader = k.elect_one();
     walk.for_each(k, shape(c), |tile| {
-        k.for_(0, c.k.div_ceil(BLOCK_K), 1, |block| {
-            ring.acquire(position, bytes);
-            let stage = k.smem().at(position.stage() * l.stage_bytes);
-            let depth = block * BLOCK_K;
-            k.tma_load(stage, a, &[depth, tile.row], ring.full(position));
-            let column = tile.n_tile * c.tile_n;
-            let b_stage = stage.offset(l.b_offset);
-            if c.groups.is_some() {
-                k.tma_load(b_stage, b, &[depth, column, tile.group], ring.full(position));
-            } else {
-                k.tma_load(b_stage, b, &[depth, column], ring.full(position));
-            }
-            position.advance();
+        // The warp walks together; the leader waits and issues.
+        let column = tile.n_tile * c.tile_n;
+        k.if_(leader, || {
+            k.for_(0, k_blocks, 1, |block| {
+                ring.acquire(position, bytes);
+                let stage = k.smem().at(position.stage() * l.stage_bytes);
+                let depth = block * BLOCK_K;
+                k.tma_load(stage, a, &[depth, tile.row], ring.full(position));
+                let b_stage = stage.offset(l.b_offset);
+                if c.groups.is_some() {
+                    k.tma_load(
+                        b_stage,
+                        b,
+                        &[depth, column, tile.group],
+                        ring.full(position),
+                    );
+                } else {
+                    k.tma_load(b_stage, b, &[depth, column], ring.full(position));
+                }
+                position.advance();
+            });
         });
+        k.sync_warp();
     });
 }
 
@@ -210,7 +270,8 @@ fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Layout, ring: Ring<'k>, walk: Wal
         k.for_(0, k_blocks, 1, |block| {
             // Scales first: their latency hides behind the wait for the stage.
             let line = block.to_i64() * a_stride.to_i64();
-            let [sa0, sa1] = [r0, r1].map(|r| a_scales.at((line + r.to_i64()) * 4).load_nc::<F32>());
+            let [sa0, sa1] =
+                [r0, r1].map(|r| a_scales.at((line + r.to_i64()) * 4).load_nc::<F32>());
             let sb = b_scales.index(b_row + block, 4).load_nc::<F32>();
             let (s0, s1) = (sa0 * sb, sa1 * sb);
 
@@ -220,11 +281,22 @@ fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Layout, ring: Ring<'k>, walk: Wal
             let b_tile = stage.offset(l.b_offset);
             for part in 0..BLOCK_K / c.promote {
                 let offsets = k_major_offsets(c.promote, 0);
-                let [a, b] = [a_tile, b_tile].map(|t| k.descriptor_128b(t.offset(part * c.promote), 0, 1024));
+                let [a, b] = [a_tile, b_tile]
+                    .map(|t| k.descriptor_128b(t.offset(part * c.promote), 0, 1024));
                 let p = k.wgmma(
-                    Mma { ty: MmaType::E4m3, n: c.tile_n },
-                    &OperandA::Shared { descriptor: a, offsets: &offsets },
-                    OperandB { descriptor: b, offsets: &offsets, major: Major::K },
+                    Mma {
+                        ty: MmaType::E4m3,
+                        n: c.tile_n,
+                    },
+                    &OperandA::Shared {
+                        descriptor: a,
+                        offsets: &offsets,
+                    },
+                    OperandB {
+                        descriptor: b,
+                        offsets: &offsets,
+                        major: Major::K,
+                    },
                     &Init::Zero,
                 );
                 if part == BLOCK_K / c.promote - 1 {

@@ -65,12 +65,20 @@ pub fn family(kernel: &Kernel) -> Result<Family<'_>, CodegenError> {
         KernelConfig::Combine(c) => moe::combine(&kernel.name, c),
         KernelConfig::Route(c) => route::family(&kernel.name, c),
         KernelConfig::Sample(c) => sample::family(&kernel.name, c),
-        KernelConfig::AttentionPrefill(c) => attention::family(&kernel.name, c, attention::Rows::Queries),
-        KernelConfig::AttentionDecode(c) => attention::family(&kernel.name, c, attention::Rows::Heads),
+        KernelConfig::AttentionPrefill(c) => {
+            attention::family(&kernel.name, c, attention::Rows::Queries)
+        }
+        KernelConfig::AttentionDecode(c) => {
+            attention::family(&kernel.name, c, attention::Rows::Heads)
+        }
     }
 }
 
 /// An [`CodegenError::Unsupported`] of `kernel`.
 pub(crate) fn unsupported(kernel: &str, what: impl Into<String>, supported: &str) -> CodegenError {
-    CodegenError::Unsupported { kernel: kernel.to_owned(), what: what.into(), supported: supported.to_owned() }
+    CodegenError::Unsupported {
+        kernel: kernel.to_owned(),
+        what: what.into(),
+        supported: supported.to_owned(),
+    }
 }

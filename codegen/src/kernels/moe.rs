@@ -21,13 +21,21 @@ use crate::error::CodegenError;
 /// [`CodegenError::Unsupported`], naming the limit.
 pub fn plan<'a>(name: &str, c: &'a MoePlan) -> Result<Family<'a>, CodegenError> {
     if c.experts == 0 || c.top_k == 0 {
-        return Err(unsupported(name, format!("{} experts, top {}", c.experts, c.top_k), "at least one of each"));
+        return Err(unsupported(
+            name,
+            format!("{} experts, top {}", c.experts, c.top_k),
+            "at least one of each",
+        ));
     }
     let mut p = Params::default();
     let (experts, offsets, slots, row_token) = (p.pointer(), p.pointer(), p.pointer(), p.pointer());
     let tokens = p.extent(0, 0);
     let launch = LaunchSpec {
-        grid: [Expr::Const(u64::from(c.experts)), Expr::Const(1), Expr::Const(1)],
+        grid: [
+            Expr::Const(u64::from(c.experts)),
+            Expr::Const(1),
+            Expr::Const(1),
+        ],
         block: 32,
         cluster: [1, 1, 1],
         smem_bytes: 0,
@@ -40,7 +48,9 @@ pub fn plan<'a>(name: &str, c: &'a MoePlan) -> Result<Family<'a>, CodegenError> 
         let expert_of = |i: Val<'_, I32>| {
             let e = k.var(k.i32(i64::from(i32::MAX)));
             let i = i + k.lane();
-            k.if_(i.lt(pairs), || e.set(k.arg_global(experts).index(i, 4).load()));
+            k.if_(i.lt(pairs), || {
+                e.set(k.arg_global(experts).index(i, 4).load())
+            });
             e.get()
         };
         let smaller = k.var(k.i32(0));
@@ -59,18 +69,25 @@ pub fn plan<'a>(name: &str, c: &'a MoePlan) -> Result<Family<'a>, CodegenError> 
             k.if_(mine, || {
                 let pair = i + k.lane();
                 k.arg_global(slots).index(pair, 4).store(row);
-                k.arg_global(row_token).index(row, 4).store(pair.udiv(c.top_k));
+                k.arg_global(row_token)
+                    .index(row, 4)
+                    .store(pair.udiv(c.top_k));
             });
             next.update(|n| n + k.popc(votes));
         });
         k.if_(k.lane().eq(0), || {
             k.arg_global(offsets).index(expert, 4).store(begin);
             k.if_(expert.eq(c.experts.cast_signed() - 1), || {
-                k.arg_global(offsets).offset(4 * c.experts).store(next.get());
+                k.arg_global(offsets)
+                    .offset(4 * c.experts)
+                    .store(next.get());
             });
         });
     };
-    Ok(Family { launch, body: Box::new(body) })
+    Ok(Family {
+        launch,
+        body: Box::new(body),
+    })
 }
 
 /// `expand`: the row of each (token, slot) pair.
@@ -81,7 +98,11 @@ pub fn expand<'a>(name: &str, c: &'a Expand) -> Result<Family<'a>, CodegenError>
     let element = if c.quant { 1 } else { 2 };
     let bytes = c.width * element;
     if bytes == 0 || !bytes.is_multiple_of(16) {
-        return Err(unsupported(name, format!("rows of {bytes} bytes"), "a multiple of 16 bytes"));
+        return Err(unsupported(
+            name,
+            format!("rows of {bytes} bytes"),
+            "a multiple of 16 bytes",
+        ));
     }
     let mut p = Params::default();
     let x = p.matrix();
@@ -96,7 +117,17 @@ pub fn expand<'a>(name: &str, c: &'a Expand) -> Result<Family<'a>, CodegenError>
     Ok(Family {
         launch: rows_launch(threads, row_token_operand, SmemMap::default(), p.list),
         body: Box::new(move |k| {
-            copy_row(k, &Copy { row_token, from: x, to: out, element, vectors, threads });
+            copy_row(
+                k,
+                &Copy {
+                    row_token,
+                    from: x,
+                    to: out,
+                    element,
+                    vectors,
+                    threads,
+                },
+            );
             if let (Some(from), Some(to)) = (scales, out_scales) {
                 copy_scales(k, row_token, from, to, groups, threads);
             }
@@ -120,7 +151,8 @@ fn copy_row<'k>(k: &'k Kernel, c: &Copy) {
     let row = k.block_x();
     let token = k.arg_global(c.row_token).index(row, 4).load::<I32>();
     let line = |m: super::MatrixArg, row: Val<'k, I32>| {
-        k.arg_global(m.pointer).at(row.to_i64() * k.arg_i32(m.stride).to_i64() * i64::from(c.element))
+        k.arg_global(m.pointer)
+            .at(row.to_i64() * k.arg_i32(m.stride).to_i64() * i64::from(c.element))
     };
     let (from, to) = (line(c.from, token), line(c.to, row));
     k.for_(k.tid(), c.vectors, c.threads, |i| {
@@ -168,13 +200,26 @@ pub fn combine<'a>(name: &str, c: &'a Combine) -> Result<Family<'a>, CodegenErro
                     let pair = token * c.top_k + slot;
                     let row = k.arg_global(slots).index(pair, 4).load::<I32>();
                     let weight = k.arg_global(weights).index(pair, 4).load::<F32>();
-                    let v = load8(bf16_at(k.arg_global(y.pointer), row, k.arg_i32(y.stride), chunk * CHUNK));
+                    let v = load8(bf16_at(
+                        k.arg_global(y.pointer),
+                        row,
+                        k.arg_i32(y.stride),
+                        chunk * CHUNK,
+                    ));
                     acc = std::array::from_fn(|j| weight.fma(v[j], acc[j]));
                 }
-                bf16_at(k.arg_global(out.pointer), token, k.arg_i32(out.stride), chunk * CHUNK)
-                    .store_vec(pack8(k, &acc));
+                bf16_at(
+                    k.arg_global(out.pointer),
+                    token,
+                    k.arg_i32(out.stride),
+                    chunk * CHUNK,
+                )
+                .store_vec(pack8(k, &acc));
             });
         }
     };
-    Ok(Family { launch: shape.launch(1, SmemMap::default(), p.list), body: Box::new(body) })
+    Ok(Family {
+        launch: shape.launch(1, SmemMap::default(), p.list),
+        body: Box::new(body),
+    })
 }

@@ -77,7 +77,9 @@ impl<'k> QuantRow<'k> {
     /// Row `row` of a quantised matrix.
     pub fn of(k: &'k Kernel, codes: MatrixArg, scales: ScalesArg, row: Val<'k, I32>) -> Self {
         Self {
-            codes: k.arg_global(codes.pointer).at(row.to_i64() * k.arg_i32(codes.stride).to_i64()),
+            codes: k
+                .arg_global(codes.pointer)
+                .at(row.to_i64() * k.arg_i32(codes.stride).to_i64()),
             scales: k.arg_global(scales.pointer).index(row, 4),
             scale_stride: k.arg_i32(scales.stride),
         }

@@ -32,7 +32,12 @@ pub fn family<'a>(name: &str, c: &'a RmsNorm) -> Result<Family<'a>, CodegenError
     let body = move |k: &Kernel| {
         let row = k.block_x();
         let at = |m: super::MatrixArg, i: u32| {
-            bf16_at(k.arg_global(m.pointer), row, k.arg_i32(m.stride), shape.chunk(k, i) * 8)
+            bf16_at(
+                k.arg_global(m.pointer),
+                row,
+                k.arg_i32(m.stride),
+                shape.chunk(k, i) * 8,
+            )
         };
         let zero = k.f32(0.0);
         let mut values: Vec<[Val<'_, F32>; 8]> = Vec::new();
@@ -84,6 +89,8 @@ pub fn family<'a>(name: &str, c: &'a RmsNorm) -> Result<Family<'a>, CodegenError
             }
         }
     };
-    Ok(Family { launch, body: Box::new(body) })
+    Ok(Family {
+        launch,
+        body: Box::new(body),
+    })
 }
-

@@ -16,7 +16,13 @@ use crate::error::CodegenError;
 fn rotate<'k>(x: [Val<'k, F32>; 8], table: Global<'k>) -> [Val<'k, F32>; 8] {
     let low: [Val<'k, F32>; 4] = table.load_vec_nc();
     let high: [Val<'k, F32>; 4] = table.offset(16).load_vec_nc();
-    let pair = |i: usize| if i < 2 { [low[2 * i], low[2 * i + 1]] } else { [high[2 * i - 4], high[2 * i - 3]] };
+    let pair = |i: usize| {
+        if i < 2 {
+            [low[2 * i], low[2 * i + 1]]
+        } else {
+            [high[2 * i - 4], high[2 * i - 3]]
+        }
+    };
     let mut out = x;
     for i in 0..4 {
         let [cos, sin] = pair(i);
@@ -32,11 +38,18 @@ fn rotate<'k>(x: [Val<'k, F32>; 8], table: Global<'k>) -> [Val<'k, F32>; 8] {
 /// # Errors
 /// [`CodegenError::Unsupported`], naming the limit.
 pub fn rope<'a>(name: &str, c: &'a Rope) -> Result<Family<'a>, CodegenError> {
-    let whole_chunks = [c.width, c.start, c.dim].iter().all(|v| v.is_multiple_of(CHUNK));
+    let whole_chunks = [c.width, c.start, c.dim]
+        .iter()
+        .all(|v| v.is_multiple_of(CHUNK));
     if !whole_chunks || c.start + c.dim > c.width || c.heads == 0 || c.dim == 0 {
         return Err(unsupported(
             name,
-            format!("width {}, rotated channels {}..{}", c.width, c.start, c.start + c.dim),
+            format!(
+                "width {}, rotated channels {}..{}",
+                c.width,
+                c.start,
+                c.start + c.dim
+            ),
             "multiples of 8, the rotated channels inside of the width",
         ));
     }
@@ -63,7 +76,8 @@ pub fn rope<'a>(name: &str, c: &'a Rope) -> Result<Family<'a>, CodegenError> {
             };
             let words: [Val<'_, I32>; 4] = at(x, x_head).load_vec();
             let words = words.map(|w| k.var(w));
-            let rotated = channel.ge(c.start.cast_signed()) & channel.lt((c.start + c.dim).cast_signed());
+            let rotated =
+                channel.ge(c.start.cast_signed()) & channel.lt((c.start + c.dim).cast_signed());
             k.if_(rotated, || {
                 let pairs = words.map(|w| w.get().unpack_bf16x2());
                 let x8 = std::array::from_fn(|j| pairs[j / 2][j % 2]);
@@ -75,7 +89,10 @@ pub fn rope<'a>(name: &str, c: &'a Rope) -> Result<Family<'a>, CodegenError> {
             at(out, out_head).store_vec(words.map(|w| w.get()));
         });
     };
-    Ok(Family { launch: rows_launch(threads, 0, SmemMap::default(), p.list), body: Box::new(body) })
+    Ok(Family {
+        launch: rows_launch(threads, 0, SmemMap::default(), p.list),
+        body: Box::new(body),
+    })
 }
 
 /// `mla_cache_write`.
@@ -85,7 +102,11 @@ pub fn rope<'a>(name: &str, c: &'a Rope) -> Result<Family<'a>, CodegenError> {
 pub fn mla_cache_write<'a>(name: &str, c: &'a MlaCacheWrite) -> Result<Family<'a>, CodegenError> {
     let shape = RowShape::new(name, c.latent)?;
     if !c.rope.is_multiple_of(CHUNK) || c.rope == 0 {
-        return Err(unsupported(name, format!("{} rotated channels", c.rope), "a multiple of 8"));
+        return Err(unsupported(
+            name,
+            format!("{} rotated channels", c.rope),
+            "a multiple of 8",
+        ));
     }
     let mut p = Params::default();
     let kv = p.matrix();
@@ -96,8 +117,18 @@ pub fn mla_cache_write<'a>(name: &str, c: &'a MlaCacheWrite) -> Result<Family<'a
     let mut smem = SmemMap::default();
     let scratch = smem.reserve(4 * shape.threads / 32, 4);
     let launch = shape.launch(0, smem, p.list);
-    let args = CacheArgs { kv, weight, positions, table, cache, scratch };
-    Ok(Family { launch, body: Box::new(move |k| write_cache(k, c, shape, args)) })
+    let args = CacheArgs {
+        kv,
+        weight,
+        positions,
+        table,
+        cache,
+        scratch,
+    };
+    Ok(Family {
+        launch,
+        body: Box::new(move |k| write_cache(k, c, shape, args)),
+    })
 }
 
 /// Parameters of [`write_cache`].
@@ -115,14 +146,29 @@ struct CacheArgs {
 fn write_cache<'k>(k: &'k Kernel, c: &MlaCacheWrite, shape: RowShape, a: CacheArgs) {
     let token = k.block_x();
     let position = k.arg_global(a.positions).index(token, 4).load::<I32>();
-    let source = |chunk: Val<'k, I32>| bf16_at(k.arg_global(a.kv.pointer), token, k.arg_i32(a.kv.stride), chunk * CHUNK);
+    let source = |chunk: Val<'k, I32>| {
+        bf16_at(
+            k.arg_global(a.kv.pointer),
+            token,
+            k.arg_i32(a.kv.stride),
+            chunk * CHUNK,
+        )
+    };
     let target = |chunk: Val<'k, I32>| {
-        bf16_at(k.arg_global(a.cache.pointer), position, k.arg_i32(a.cache.stride), chunk * CHUNK)
+        bf16_at(
+            k.arg_global(a.cache.pointer),
+            position,
+            k.arg_i32(a.cache.stride),
+            chunk * CHUNK,
+        )
     };
     // The rotated key lies behind the latent.
     k.for_(k.tid(), c.rope / CHUNK, shape.threads, |i| {
         let chunk = i + c.latent / CHUNK;
-        let angles = k.arg_global(a.table).index(position, c.rope * 4).index(i, 4 * CHUNK);
+        let angles = k
+            .arg_global(a.table)
+            .index(position, c.rope * 4)
+            .index(i, 4 * CHUNK);
         target(chunk).store_vec(pack8(k, &rotate(load8(source(chunk)), angles)));
     });
     let mut squares = k.f32(0.0);

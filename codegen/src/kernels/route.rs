@@ -36,7 +36,10 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
     if !ok {
         return Err(unsupported(
             name,
-            format!("{} experts, top {} in {} of {} groups", c.experts, c.top_k, c.topk_group, c.n_group),
+            format!(
+                "{} experts, top {} in {} of {} groups",
+                c.experts, c.top_k, c.topk_group, c.n_group
+            ),
             "up to 1024 experts in up to 32 equal groups, top_k up to 32 and to the experts of the kept groups",
         ));
     }
@@ -51,7 +54,9 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
         let (z, g) = (k.smem().offset(z), k.smem().offset(g));
         let token = k.block_x();
         let lane = k.lane();
-        let row = k.arg_global(logits.pointer).at(token.to_i64() * k.arg_i32(logits.stride).to_i64() * 4);
+        let row = k
+            .arg_global(logits.pointer)
+            .at(token.to_i64() * k.arg_i32(logits.stride).to_i64() * 4);
         let minus_infinity = k.f32(f32::NEG_INFINITY);
 
         // 1. Scores of this lane's experts, and their biased form for all lanes.
@@ -82,7 +87,11 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
                 second.set(second.get().fmax(largest.fmin(v)));
                 first.set(largest.fmax(v));
             });
-            let sum = if size > 1 { first.get() + second.get() } else { first.get() };
+            let sum = if size > 1 {
+                first.get() + second.get()
+            } else {
+                first.get()
+            };
             group_score.set(sum);
             g.at(lane * 4).store(sum);
         });
@@ -96,7 +105,8 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
             let ahead = other.fgt(mine) | (other.feq(mine) & i.lt(lane));
             before.update(|n| n + ahead.to_i32());
         });
-        let kept = k.ballot(before.get().lt(c.topk_group.cast_signed()) & lane.lt(c.n_group.cast_signed()));
+        let kept = k
+            .ballot(before.get().lt(c.topk_group.cast_signed()) & lane.lt(c.n_group.cast_signed()));
         for i in 0..slots {
             let group = (lane + i * 32).udiv(size) & 31;
             let keep = (kept.ushr(group) & 1).ne(0);
@@ -152,5 +162,8 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
             k.arg_global(weights).index(pair, 4).store(weight);
         });
     };
-    Ok(Family { launch, body: Box::new(body) })
+    Ok(Family {
+        launch,
+        body: Box::new(body),
+    })
 }

@@ -41,7 +41,11 @@ impl RowShape {
     /// [`CodegenError::Unsupported`] when a row is no whole number of chunks or too wide for registers.
     pub fn new(kernel: &str, width: u32) -> Result<Self, CodegenError> {
         if width == 0 || !width.is_multiple_of(CHUNK) || width > CHUNK * MAX_THREADS * MAX_CHUNKS {
-            return Err(unsupported(kernel, format!("rows of {width}"), "a multiple of 8 up to 32768"));
+            return Err(unsupported(
+                kernel,
+                format!("rows of {width}"),
+                "a multiple of 8 up to 32768",
+            ));
         }
         let threads = (width / CHUNK).next_multiple_of(32).min(MAX_THREADS);
         Ok(Self { width, threads })
@@ -78,9 +82,18 @@ impl RowShape {
 }
 
 /// A launch of one block for each index of axis 0 of operand `operand`.
-pub(crate) fn rows_launch(threads: u32, operand: usize, smem: SmemMap, params: Vec<Param>) -> LaunchSpec {
+pub(crate) fn rows_launch(
+    threads: u32,
+    operand: usize,
+    smem: SmemMap,
+    params: Vec<Param>,
+) -> LaunchSpec {
     LaunchSpec {
-        grid: [Expr::Extent { operand, axis: 0 }, Expr::Const(1), Expr::Const(1)],
+        grid: [
+            Expr::Extent { operand, axis: 0 },
+            Expr::Const(1),
+            Expr::Const(1),
+        ],
         block: threads,
         cluster: [1, 1, 1],
         smem_bytes: smem.bytes(),
@@ -89,7 +102,12 @@ pub(crate) fn rows_launch(threads: u32, operand: usize, smem: SmemMap, params: V
 }
 
 /// Address of element `column` of row `row` of a BF16 matrix.
-pub(crate) fn bf16_at<'k>(base: Global<'k>, row: Val<'k, I32>, stride: Val<'k, I32>, column: Val<'k, I32>) -> Global<'k> {
+pub(crate) fn bf16_at<'k>(
+    base: Global<'k>,
+    row: Val<'k, I32>,
+    stride: Val<'k, I32>,
+    column: Val<'k, I32>,
+) -> Global<'k> {
     base.at((row.to_i64() * stride.to_i64() + column.to_i64()) * 2)
 }
 
@@ -131,7 +149,9 @@ impl<'k> QuantRow<'k> {
         for v in &x[1..] {
             amax = amax.fmax(v.abs());
         }
-        let amax = k.reduce(amax, GROUP_CHUNKS, |a, b| a.fmax(b)).fmax(AMAX_FLOOR);
+        let amax = k
+            .reduce(amax, GROUP_CHUNKS, |a, b| a.fmax(b))
+            .fmax(AMAX_FLOOR);
         let scale = amax / E4M3_MAX;
         let y = x.map(|v| v / scale);
         shape.inside(k, i, chunk, || {
@@ -140,14 +160,21 @@ impl<'k> QuantRow<'k> {
             self.codes.index(chunk, CHUNK).store_vec([low, high]);
             k.if_((chunk & (GROUP_CHUNKS - 1).cast_signed()).eq(0), || {
                 let group = chunk.udiv(GROUP_CHUNKS);
-                self.scales.at(group.to_i64() * self.scale_stride.to_i64() * 4).store(scale);
+                self.scales
+                    .at(group.to_i64() * self.scale_stride.to_i64() * 4)
+                    .store(scale);
             });
         });
     }
 }
 
 /// Sum over the block, in every thread; `scratch` has room for one FP32 a warp. Ends synchronised.
-pub(crate) fn block_sum<'k>(k: &'k Kernel, threads: u32, scratch: Shared<'k>, x: Val<'k, F32>) -> Val<'k, F32> {
+pub(crate) fn block_sum<'k>(
+    k: &'k Kernel,
+    threads: u32,
+    scratch: Shared<'k>,
+    x: Val<'k, F32>,
+) -> Val<'k, F32> {
     let x = k.warp_sum(x);
     if threads == 32 {
         return x;

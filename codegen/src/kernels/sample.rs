@@ -31,7 +31,11 @@ fn key<'k>(x: Val<'k, F32>) -> Val<'k, I32> {
 /// [`CodegenError::Unsupported`], naming the limit.
 pub fn family<'a>(name: &str, c: &'a Sample) -> Result<Family<'a>, CodegenError> {
     if c.vocab == 0 || c.vocab > 1 << 24 {
-        return Err(unsupported(name, format!("a vocabulary of {}", c.vocab), "1 to 16777216"));
+        return Err(unsupported(
+            name,
+            format!("a vocabulary of {}", c.vocab),
+            "1 to 16777216",
+        ));
     }
     let mut p = Params::default();
     let logits = p.matrix();
@@ -42,8 +46,21 @@ pub fn family<'a>(name: &str, c: &'a Sample) -> Result<Family<'a>, CodegenError>
     let values = smem.reserve(4 * threads, 4);
     let indices = smem.reserve(4 * threads, 4);
     let launch = rows_launch(threads, 0, smem, p.list);
-    let args = Args { logits, temperature, top_p, uniform, out, threads, span, values, indices };
-    Ok(Family { launch, body: Box::new(move |k| body(k, c, args)) })
+    let args = Args {
+        logits,
+        temperature,
+        top_p,
+        uniform,
+        out,
+        threads,
+        span,
+        values,
+        indices,
+    };
+    Ok(Family {
+        launch,
+        body: Box::new(move |k| body(k, c, args)),
+    })
 }
 
 /// Parameters and shape of the body.
@@ -64,7 +81,9 @@ struct Args {
 
 fn body<'k>(k: &'k Kernel, c: &Sample, a: Args) {
     let row_index = k.block_x();
-    let row = k.arg_global(a.logits.pointer).at(row_index.to_i64() * k.arg_i32(a.logits.stride).to_i64() * 4);
+    let row = k
+        .arg_global(a.logits.pointer)
+        .at(row_index.to_i64() * k.arg_i32(a.logits.stride).to_i64() * 4);
     let (values, indices) = (k.smem().offset(a.values), k.smem().offset(a.indices));
     let begin = k.tid() * a.span;
     let end = (begin + a.span).min(c.vocab.cast_signed());
@@ -103,14 +122,20 @@ fn body<'k>(k: &'k Kernel, c: &Sample, a: Args) {
                 let own = k.var(k.f32(0.0));
                 k.for_(begin, end, 1, |i| {
                     let order = key(logit(i));
-                    let kept: Val<'k, B1> = if strict { order.gt(bound) } else { order.ge(bound) };
+                    let kept: Val<'k, B1> = if strict {
+                        order.gt(bound)
+                    } else {
+                        order.ge(bound)
+                    };
                     own.update(|m| m + kept.select(probability(i), k.f32(0.0)));
                 });
                 k.sync_threads();
                 values.at(k.tid() * 4).store(own.get());
                 k.sync_threads();
                 let total = k.var(k.f32(0.0));
-                k.for_(0, a.threads, 1, |t| total.update(|m| m + values.at(t * 4).load::<F32>()));
+                k.for_(0, a.threads, 1, |t| {
+                    total.update(|m| m + values.at(t * 4).load::<F32>())
+                });
                 total.get()
             };
             let everything = k.i32(i64::from(i32::MIN));

@@ -3,7 +3,7 @@
 use mcc_ir::program::Expr;
 use mcc_ir::types::DType;
 
-use crate::emit::{F32, Global, I32, Kernel, Val};
+use crate::emit::{B1, F32, Global, I32, Kernel, Val, Var};
 
 /// One output tile.
 #[derive(Clone, Copy)]
@@ -40,19 +40,35 @@ impl Walk<'_> {
     /// Blocks to launch: one a tile, at most one an SM (every kernel of these families fills an SM's
     /// shared memory), the rest is walked. `rows` is operand 0's axis 0.
     pub fn grid(shape: TileShape, groups: Option<u32>, batch: Option<u32>) -> Expr {
-        let m_tiles = Expr::CeilDiv(Box::new(Expr::Extent { operand: 0, axis: 0 }), u64::from(shape.m));
-        // Each group ends in at most one partial tile.
+        let m_tiles = Expr::CeilDiv(
+            Box::new(Expr::Extent {
+                operand: 0,
+                axis: 0,
+            }),
+            u64::from(shape.m),
+        );
+        // Each group that has rows ends in at most one partial tile, and no tile is without a row.
+        let rows = || Expr::Extent {
+            operand: 0,
+            axis: 0,
+        };
         let m_tiles = match groups {
-            Some(g) => Expr::Add(vec![m_tiles, Expr::Const(u64::from(g))]),
+            Some(g) => {
+                let partial = Expr::Min(vec![Expr::Const(u64::from(g)), rows()]);
+                Expr::Min(vec![rows(), Expr::Add(vec![m_tiles, partial])])
+            }
             None => m_tiles,
         };
         let columns = u64::from(shape.n_tiles) * u64::from(batch.unwrap_or(1));
-        Expr::Min(vec![Expr::Sms, Expr::Mul(vec![m_tiles, Expr::Const(columns)])])
+        Expr::Min(vec![
+            Expr::Sms,
+            Expr::Mul(vec![m_tiles, Expr::Const(columns)]),
+        ])
     }
 }
 
 impl<'k> Walk<'k> {
-    /// Calls `body` for every tile of this block. Row tiles run fastest, so that blocks that work at the
+    /// Calls `body` for every tile of this block; whole warps walk together. Row tiles run fastest, so that blocks that work at the
     /// same time share columns of B in L2.
     pub fn for_each(self, k: &'k Kernel, shape: TileShape, body: impl FnOnce(Tile<'k>)) {
         match self {
@@ -69,49 +85,117 @@ impl<'k> Walk<'k> {
                     };
                     let n_tile = rest.udiv(m_tiles);
                     let row = (rest - n_tile * m_tiles) * shape.m;
-                    body(Tile { row, row_end: rows, n_tile, group });
+                    body(Tile {
+                        row,
+                        row_end: rows,
+                        n_tile,
+                        group,
+                    });
                 });
             }
             Self::Grouped { offsets, groups } => {
-                // The walk keeps the current group, its rows and the number of tiles before it.
+                let search = GroupSearch::new(k, offsets, groups, shape);
                 let tile = k.var(k.block_x());
-                let group = k.var(k.i32(0));
-                let before = k.var(k.i32(0));
-                let begin = k.var(offsets.load::<I32>());
-                let end = k.var(offsets.offset(4).load::<I32>());
-                let tiles = |b: Val<'k, I32>, e: Val<'k, I32>| (e - b + (shape.m - 1)).udiv(shape.m) * shape.n_tiles;
-                let find = || {
-                    k.while_(
-                        || {
-                            let here = tiles(begin.get(), end.get());
-                            group.get().lt(groups.cast_signed()) & tile.get().ge(before.get() + here)
-                        },
-                        || {
-                            before.update(|b| b + tiles(begin.get(), end.get()));
-                            group.update(|g| g + 1);
-                            // Behind the last group the walk ends; its offset is never read.
-                            let next = group.get().min(groups.cast_signed() - 1);
-                            begin.set(offsets.index(next, 4).load());
-                            end.set(offsets.index(next + 1, 4).load());
-                        },
-                    );
-                };
                 k.while_(
+                    || search.find(tile.get()),
                     || {
-                        find();
-                        group.get().lt(groups.cast_signed())
-                    },
-                    || {
-                        let m_tiles = (end.get() - begin.get() + (shape.m - 1)).udiv(shape.m);
-                        let rest = tile.get() - before.get();
+                        let (begin, end) = (search.begin.get(), search.end.get());
+                        let m_tiles = (end - begin + (shape.m - 1)).udiv(shape.m);
+                        let rest = tile.get() - search.first_tile.get();
                         let n_tile = rest.udiv(m_tiles);
-                        let row = begin.get() + (rest - n_tile * m_tiles) * shape.m;
-                        body(Tile { row, row_end: end.get(), n_tile, group: group.get() });
+                        let row = begin + (rest - n_tile * m_tiles) * shape.m;
+                        body(Tile {
+                            row,
+                            row_end: end,
+                            n_tile,
+                            group: search.group.get(),
+                        });
                         tile.update(|t| t + k.grid_x());
                     },
                 );
             }
         }
+    }
+}
+
+/// Finds the group of a tile, 32 groups at a time: lane l counts the tiles of group `base + l`, a prefix sum
+/// over the lanes says where each group's tiles begin. Tiles are asked for in increasing order.
+struct GroupSearch<'k> {
+    k: &'k Kernel,
+    offsets: Global<'k>,
+    groups: u32,
+    shape: TileShape,
+    /// First of the 32 groups in view, and the tiles before it.
+    base: Var<'k, I32>,
+    before: Var<'k, I32>,
+    /// The group found, its rows and its first tile.
+    group: Var<'k, I32>,
+    begin: Var<'k, I32>,
+    end: Var<'k, I32>,
+    first_tile: Var<'k, I32>,
+}
+
+impl<'k> GroupSearch<'k> {
+    fn new(k: &'k Kernel, offsets: Global<'k>, groups: u32, shape: TileShape) -> Self {
+        let zero = || k.var(k.i32(0));
+        Self {
+            k,
+            offsets,
+            groups,
+            shape,
+            base: zero(),
+            before: zero(),
+            group: zero(),
+            begin: zero(),
+            end: zero(),
+            first_tile: zero(),
+        }
+    }
+
+    /// Whether `tile` exists; its group is then in the fields. All lanes of the warp call it together.
+    fn find(&self, tile: Val<'k, I32>) -> Val<'k, B1> {
+        let k = self.k;
+        let lane = k.lane();
+        let groups = self.groups.cast_signed();
+        let searching = k.var(k.i32(1));
+        let found = k.var(k.i32(0));
+        k.while_(
+            || searching.get().ne(0) & self.base.get().lt(groups),
+            || {
+                // Lanes behind the last group see an empty one.
+                let group = self.base.get() + lane;
+                let begin = self.offsets.index(group.min(groups), 4).load::<I32>();
+                let end = self.offsets.index((group + 1).min(groups), 4).load::<I32>();
+                let tiles =
+                    (end - begin + (self.shape.m - 1)).udiv(self.shape.m) * self.shape.n_tiles;
+                let mut upto = tiles;
+                for distance in [1u32, 2, 4, 8, 16] {
+                    let left = k.shfl_up(upto, distance);
+                    upto = lane.ge(distance.cast_signed()).select(upto + left, upto);
+                }
+                let last = self.before.get() + upto;
+                let votes = k.ballot(last.gt(tile));
+                k.if_else(
+                    votes.eq(0),
+                    || {
+                        // The inclusive prefix of the last lane is the sum of all.
+                        self.before.set(k.shfl_idx(last, k.i32(31)));
+                        self.base.update(|b| b + 32);
+                    },
+                    || {
+                        // The first lane that voted: the number of zeros below the lowest bit.
+                        let winner = k.popc((votes & (k.i32(0) - votes)) - 1);
+                        self.group.set(self.base.get() + winner);
+                        self.begin.set(k.shfl_idx(begin, winner));
+                        self.end.set(k.shfl_idx(end, winner));
+                        self.first_tile.set(k.shfl_idx(last - tiles, winner));
+                        searching.set(k.i32(0));
+                        found.set(k.i32(1));
+                    },
+                );
+            },
+        );
+        found.get().ne(0)
     }
 }
 
@@ -128,7 +212,10 @@ impl<'k> Fragment<'k> {
     /// For thread `thread` of a warpgroup.
     pub fn new(thread: Val<'k, I32>) -> Self {
         let lane = thread & 31;
-        Self { row: thread.ushr(5) * 16 + lane.ushr(2), column: (lane & 3) * 2 }
+        Self {
+            row: thread.ushr(5) * 16 + lane.ushr(2),
+            column: (lane & 3) * 2,
+        }
     }
 }
 
@@ -160,7 +247,9 @@ impl<'k> Store<'k> {
         for half in 0..2usize {
             let row = row0 + fragment.row + half as i32 * 8;
             k.if_(row.lt(row_end), || {
-                let line = self.base.at((row.to_i64() * self.stride.to_i64() + (n0 + fragment.column).to_i64()) * i64::from(bytes));
+                let line = self.base.at((row.to_i64() * self.stride.to_i64()
+                    + (n0 + fragment.column).to_i64())
+                    * i64::from(bytes));
                 for (j, chunk) in values.chunks_exact(4).enumerate() {
                     let (x, y) = (chunk[2 * half], chunk[2 * half + 1]);
                     let store = || {

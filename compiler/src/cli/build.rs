@@ -49,7 +49,10 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Error> {
     let start = Instant::now();
-    let limits = LimitOptions { max_step_tokens: args.max_step_tokens, max_context: args.max_context };
+    let limits = LimitOptions {
+        max_step_tokens: args.max_step_tokens,
+        max_context: args.max_context,
+    };
     let source = source::read(&args.source, limits)?;
     for warning in &source.warnings {
         eprintln!("warning: {warning}");
@@ -62,7 +65,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     };
     let bar = ProgressBar::new(0);
     bar.set_style(
-        ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+        ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     let built = stages::run(&source, &options, args.emit, &mut |what, done, all| {
         bar.set_length(all as u64);
@@ -83,18 +87,34 @@ pub fn run(args: &Args) -> Result<(), Error> {
         };
     }
 
-    let path = args.output.clone().unwrap_or_else(|| format!("{}.mccb", built.graph.name).into());
+    let path = args
+        .output
+        .clone()
+        .unwrap_or_else(|| format!("{}.mccb", built.graph.name).into());
     let bundle = pack::pack(&source, &built)?;
     if let Some(dir) = &source.checkpoint {
         check_weights(dir, &bundle)?;
     }
-    bundle.write(&path).map_err(|source| Error::Bundle { path: path.clone(), source })?;
+    bundle.write(&path).map_err(|source| Error::Bundle {
+        path: path.clone(),
+        source,
+    })?;
     let seconds = start.elapsed().as_secs_f64();
-    let bytes = std::fs::metadata(&path).map_err(Error::io("read", &path))?.len();
-    let launches: Vec<_> = bundle.manifest.entries.iter().map(|e| (e.name.clone(), e.steps.len())).collect();
+    let bytes = std::fs::metadata(&path)
+        .map_err(Error::io("read", &path))?
+        .len();
+    let launches: Vec<_> = bundle
+        .manifest
+        .entries
+        .iter()
+        .map(|e| (e.name.clone(), e.steps.len()))
+        .collect();
     if args.json {
-        let stages: serde_json::Map<_, _> =
-            built.times.iter().map(|(name, t)| ((*name).to_owned(), json!(t.as_secs_f64()))).collect();
+        let stages: serde_json::Map<_, _> = built
+            .times
+            .iter()
+            .map(|(name, t)| ((*name).to_owned(), json!(t.as_secs_f64())))
+            .collect();
         print_line(&json!({
             "bundle": path, "bytes": bytes, "target": built.target.name, "kernels": built.kernels.len(),
             "cubins": built.assembled.iter().flatten().count(), "seconds": seconds, "stages": stages,
@@ -102,7 +122,10 @@ pub fn run(args: &Args) -> Result<(), Error> {
         }).to_string());
         return Ok(());
     }
-    let entries: Vec<String> = launches.iter().map(|(name, n)| format!("{name} {n} launches")).collect();
+    let entries: Vec<String> = launches
+        .iter()
+        .map(|(name, n)| format!("{name} {n} launches"))
+        .collect();
     let machine_code = match built.assembled.iter().flatten().count() {
         0 => "PTX only",
         _ => "PTX and cubins, no spills",
@@ -123,14 +146,21 @@ fn text(built: &Built, emit: Emit) -> Result<String, Error> {
     let kernels = |get: &dyn Fn(usize) -> Result<String, Error>| {
         let mut all = String::new();
         for (i, kernel) in built.kernels.iter().enumerate() {
-            all.push_str(&format!("// kernel {}\n{}\n", kernel.name, get(i)?.trim_end()));
+            all.push_str(&format!(
+                "// kernel {}\n{}\n",
+                kernel.name,
+                get(i)?.trim_end()
+            ));
         }
         Ok(all)
     };
     match emit {
         Emit::Graph => Ok(built.graph.to_string()),
         Emit::Program => {
-            let program = built.program.as_ref().ok_or_else(|| Error::Manifest("no program".to_owned()))?;
+            let program = built
+                .program
+                .as_ref()
+                .ok_or_else(|| Error::Manifest("no program".to_owned()))?;
             stages::json(program)
         }
         Emit::Mlir => kernels(&|i| Ok(built.kernels[i].mlir.clone())),
@@ -138,14 +168,19 @@ fn text(built: &Built, emit: Emit) -> Result<String, Error> {
         Emit::Ptx => kernels(&|i| Ok(built.kernels[i].ptx.clone())),
         Emit::Sass => kernels(&|i| match &built.assembled[i] {
             Some(a) => ptxas::disassemble(&built.kernels[i].name, &a.cubin),
-            None => Err(Error::MissingTool { tool: "ptxas", how: ptxas::Ptxas::how_to_get() }),
+            None => Err(Error::MissingTool {
+                tool: "ptxas",
+                how: ptxas::Ptxas::how_to_get(),
+            }),
         }),
     }
 }
 
 /// Checks the checkpoint's headers against the model, when it has weights: better now than at the first run.
 fn check_weights(dir: &Path, bundle: &mcc_bundle::Bundle) -> Result<(), Error> {
-    let has_weights = ["model.safetensors", "model.safetensors.index.json"].iter().any(|f| dir.join(f).exists());
+    let has_weights = ["model.safetensors", "model.safetensors.index.json"]
+        .iter()
+        .any(|f| dir.join(f).exists());
     if has_weights {
         mcc_runtime::Checkpoint::open(dir)?.check(&bundle.manifest.params)?;
     }
@@ -161,6 +196,7 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     };
     let mut file = tempfile::NamedTempFile::new_in(dir).map_err(Error::io("create", path))?;
     file.write_all(bytes).map_err(Error::io("write", path))?;
-    file.persist(path).map_err(|e| Error::io("write", path)(e.error))?;
+    file.persist(path)
+        .map_err(|e| Error::io("write", path)(e.error))?;
     Ok(())
 }

@@ -35,16 +35,25 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let mut loaded = load(&args.model)?;
     let tokens = encode(&loaded.tokenizer, &text)?;
     let bar = bar("tokens scored");
-    let report = evaluate(&mut loaded.model.session()?, &tokens, args.context, args.model.chunk, &mut |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    });
+    let report = evaluate(
+        &mut loaded.model.session()?,
+        &tokens,
+        args.context,
+        args.model.chunk,
+        &mut |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        },
+    );
     bar.finish_and_clear();
     let report = report?;
     if args.json {
         print_line(&json!(report).to_string());
     } else {
-        print_line(&format!("mean negative log-likelihood {:.5} nats over {} tokens", report.nll, report.tokens));
+        print_line(&format!(
+            "mean negative log-likelihood {:.5} nats over {} tokens",
+            report.nll, report.tokens
+        ));
     }
     if args.stats {
         print_stats(loaded.model.stats(), &loaded.model.memory_plan());

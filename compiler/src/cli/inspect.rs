@@ -24,7 +24,10 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Error> {
-    let bundle = Bundle::read(&args.bundle).map_err(|source| Error::Bundle { path: args.bundle.clone(), source })?;
+    let bundle = Bundle::read(&args.bundle).map_err(|source| Error::Bundle {
+        path: args.bundle.clone(),
+        source,
+    })?;
     if let Some(dir) = &args.extract {
         extract(&bundle, &args.bundle, dir)?;
     }
@@ -40,7 +43,11 @@ pub fn run(args: &Args) -> Result<(), Error> {
                 "cubin_sha256": k.cubin_sha256,
             }))
             .collect();
-        let entries: Vec<_> = m.entries.iter().map(|e| json!({"name": e.name, "launches": e.steps.len()})).collect();
+        let entries: Vec<_> = m
+            .entries
+            .iter()
+            .map(|e| json!({"name": e.name, "launches": e.steps.len()}))
+            .collect();
         print_line(&json!({
             "model": m.model, "compiler": m.compiler, "schema": m.schema, "target": m.target, "dims": m.dims,
             "parameters": m.params.len(), "memory": plan, "kernels": kernels, "entries": entries,
@@ -49,7 +56,15 @@ pub fn run(args: &Args) -> Result<(), Error> {
         return Ok(());
     }
     let mb = |bytes: u64| format!("{:.2} MB", bytes as f64 / 1e6);
-    print_line(&format!("{}: {} for {} ({}, PTX {}), by {}", args.bundle.display(), m.model, m.target.name, m.target.arch, m.target.ptx_isa, m.compiler));
+    print_line(&format!(
+        "{}: {} for {} ({}, PTX {}), by {}",
+        args.bundle.display(),
+        m.model,
+        m.target.name,
+        m.target.arch,
+        m.target.ptx_isa,
+        m.compiler
+    ));
     for d in &m.dims {
         print_line(&format!("  dim {}: {}..={}", d.name, d.min, d.max));
     }
@@ -64,19 +79,29 @@ pub fn run(args: &Args) -> Result<(), Error> {
     for e in &m.entries {
         print_line(&format!("  entry {}: {} launches", e.name, e.steps.len()));
     }
-    print_line(&format!("  {} kernels: threads, dynamic shared memory, registers, spilled bytes", m.kernels.len()));
+    print_line(&format!(
+        "  {} kernels: threads, dynamic shared memory, registers, spilled bytes",
+        m.kernels.len()
+    ));
     for k in &m.kernels {
-        let resources = k
-            .resources
-            .map_or_else(|| "   –    –".to_owned(), |r| format!("{:>4} {:>4}", r.registers, r.spill_bytes));
-        print_line(&format!("    {:>4} {:>7} {resources}  {}", k.launch.block, k.launch.smem_bytes, k.name));
+        let resources = k.resources.map_or_else(
+            || "   –    –".to_owned(),
+            |r| format!("{:>4} {:>4}", r.registers, r.spill_bytes),
+        );
+        print_line(&format!(
+            "    {:>4} {:>7} {resources}  {}",
+            k.launch.block, k.launch.smem_bytes, k.name
+        ));
     }
     Ok(())
 }
 
 /// Writes every section under its name.
 fn extract(bundle: &Bundle, from: &Path, dir: &Path) -> Result<(), Error> {
-    let sections = bundle.sections().map_err(|source| Error::Bundle { path: from.to_owned(), source })?;
+    let sections = bundle.sections().map_err(|source| Error::Bundle {
+        path: from.to_owned(),
+        source,
+    })?;
     for section in sections {
         let path = dir.join(&section.name);
         if let Some(parent) = path.parent() {

@@ -37,11 +37,20 @@ pub struct Loaded {
 
 /// Loads bundle, tokenizer and weights.
 pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
-    let kind: DeviceKind = args.device.parse().map_err(mcc_runtime::RuntimeError::from)?;
-    let bundle = Bundle::read(&args.bundle).map_err(|source| Error::Bundle { path: args.bundle.clone(), source })?;
+    let kind: DeviceKind = args
+        .device
+        .parse()
+        .map_err(mcc_runtime::RuntimeError::from)?;
+    let bundle = Bundle::read(&args.bundle).map_err(|source| Error::Bundle {
+        path: args.bundle.clone(),
+        source,
+    })?;
     let tokenizer = tokenizer(&bundle, &args.weights)?;
     let eos = bundle.manifest.tokenizer.eos.clone();
-    let options = DeviceOptions { sms: bundle.manifest.target.sms, ..DeviceOptions::default() };
+    let options = DeviceOptions {
+        sms: bundle.manifest.target.sms,
+        ..DeviceOptions::default()
+    };
     let device = open_device(kind, &options).map_err(mcc_runtime::RuntimeError::from)?;
     let mut model = Model::load(device, bundle)?;
     let bar = bar("loading weights");
@@ -51,7 +60,11 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
     });
     bar.finish_and_clear();
     loaded?;
-    Ok(Loaded { model, tokenizer, eos })
+    Ok(Loaded {
+        model,
+        tokenizer,
+        eos,
+    })
 }
 
 /// The bundle's tokenizer, or the checkpoint's.
@@ -61,39 +74,51 @@ fn tokenizer(bundle: &Bundle, weights: &Path) -> Result<Tokenizer, Error> {
         None => {
             let path = weights.join("tokenizer.json");
             let text = std::fs::read_to_string(&path).map_err(|e| Error::Tokenizer {
-                what: format!("the bundle has no tokenizer, and {} cannot be read: {e}", path.display()),
+                what: format!(
+                    "the bundle has no tokenizer, and {} cannot be read: {e}",
+                    path.display()
+                ),
             })?;
             (text, path.display().to_string())
         }
     };
-    text.parse::<Tokenizer>().map_err(|e| Error::Tokenizer { what: format!("{from} cannot be used: {e}") })
+    text.parse::<Tokenizer>().map_err(|e| Error::Tokenizer {
+        what: format!("{from} cannot be used: {e}"),
+    })
 }
 
 /// Text to ids, without special tokens.
 pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<i32>, Error> {
     let encoding = tokenizer
         .encode(text, false)
-        .map_err(|e| Error::Tokenizer { what: format!("the text cannot be tokenised: {e}") })?;
+        .map_err(|e| Error::Tokenizer {
+            what: format!("the text cannot be tokenised: {e}"),
+        })?;
     encoding
         .get_ids()
         .iter()
-        .map(|id| i32::try_from(*id).map_err(|_| Error::Tokenizer { what: format!("token id {id} is too large") }))
+        .map(|id| {
+            i32::try_from(*id).map_err(|_| Error::Tokenizer {
+                what: format!("token id {id} is too large"),
+            })
+        })
         .collect()
 }
 
 /// Ids to text, special tokens included.
 pub fn decode(tokenizer: &Tokenizer, ids: &[i32]) -> Result<String, Error> {
     let ids: Vec<u32> = ids.iter().map(|id| id.cast_unsigned()).collect();
-    tokenizer
-        .decode(&ids, false)
-        .map_err(|e| Error::Tokenizer { what: format!("the tokens cannot be written as text: {e}") })
+    tokenizer.decode(&ids, false).map_err(|e| Error::Tokenizer {
+        what: format!("the tokens cannot be written as text: {e}"),
+    })
 }
 
 /// A progress bar on a terminal, nothing elsewhere.
 pub fn bar(message: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(0);
     bar.set_style(
-        ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+        ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     bar.set_message(message);
     bar
@@ -129,6 +154,11 @@ pub fn print_stats(stats: &Stats, memory: &mcc_runtime::MemoryPlan) {
     kernels.sort_by(|a, b| b.1.time.cmp(&a.1.time).then(a.0.cmp(b.0)));
     eprintln!("kernels by time (launches, seconds, warp instructions):");
     for (name, k) in kernels {
-        eprintln!("  {:>6} {:>8.3} {:>12}  {name}", k.launches, k.time.as_secs_f64(), k.instructions);
+        eprintln!(
+            "  {:>6} {:>8.3} {:>12}  {name}",
+            k.launches,
+            k.time.as_secs_f64(),
+            k.instructions
+        );
     }
 }

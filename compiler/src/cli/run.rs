@@ -51,12 +51,23 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
         chunk: args.model.chunk,
-        sampling: Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed },
+        sampling: Sampling {
+            temperature: args.temperature,
+            top_p: args.top_p,
+            seed: args.seed,
+        },
         eos: loaded.eos.clone(),
-        prompt_logits: if args.logits.is_some() { LogitRows::All } else { LogitRows::Last },
+        prompt_logits: if args.logits.is_some() {
+            LogitRows::All
+        } else {
+            LogitRows::Last
+        },
     };
 
-    let mut printer = Printer { shown: 0, tokens: Vec::new() };
+    let mut printer = Printer {
+        shown: 0,
+        tokens: Vec::new(),
+    };
     let streams = !args.json;
     if streams {
         print_raw(&args.prompt);
@@ -99,7 +110,9 @@ struct Printer {
 impl Printer {
     fn push(&mut self, tokenizer: &tokenizers::Tokenizer, token: i32) {
         self.tokens.push(token);
-        let Ok(text) = decode(tokenizer, &self.tokens) else { return };
+        let Ok(text) = decode(tokenizer, &self.tokens) else {
+            return;
+        };
         if text.ends_with('\u{fffd}') {
             return;
         }
@@ -121,20 +134,41 @@ fn check_writable(path: &Path) -> Result<(), Error> {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    tempfile::NamedTempFile::new_in(dir).map(drop).map_err(Error::io("write", path))
+    tempfile::NamedTempFile::new_in(dir)
+        .map(drop)
+        .map_err(Error::io("write", path))
 }
 
-fn write_logits(path: &Path, prompt: &[i32], generation: &Generation, vocab: u64) -> Result<(), Error> {
+fn write_logits(
+    path: &Path,
+    prompt: &[i32],
+    generation: &Generation,
+    vocab: u64,
+) -> Result<(), Error> {
     use safetensors::Dtype;
     use safetensors::tensor::TensorView;
     let bug = |e: safetensors::SafeTensorError| Error::Manifest(format!("logits: {e}"));
-    let logits: Vec<u8> = generation.prompt_logits.iter().flat_map(|l| l.to_le_bytes()).collect();
-    let tokens: Vec<i64> = prompt.iter().chain(&generation.tokens).map(|t| i64::from(*t)).collect();
+    let logits: Vec<u8> = generation
+        .prompt_logits
+        .iter()
+        .flat_map(|l| l.to_le_bytes())
+        .collect();
+    let tokens: Vec<i64> = prompt
+        .iter()
+        .chain(&generation.tokens)
+        .map(|t| i64::from(*t))
+        .collect();
     let token_bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
     let vocab = usize::try_from(vocab).unwrap_or(usize::MAX);
     let views = [
-        ("logits", TensorView::new(Dtype::F32, vec![prompt.len(), vocab], &logits).map_err(bug)?),
-        ("tokens", TensorView::new(Dtype::I64, vec![tokens.len()], &token_bytes).map_err(bug)?),
+        (
+            "logits",
+            TensorView::new(Dtype::F32, vec![prompt.len(), vocab], &logits).map_err(bug)?,
+        ),
+        (
+            "tokens",
+            TensorView::new(Dtype::I64, vec![tokens.len()], &token_bytes).map_err(bug)?,
+        ),
     ];
     let bytes = safetensors::serialize(views, None).map_err(bug)?;
     super::build::write_whole(path, &bytes)

@@ -56,7 +56,8 @@ impl HfConfig {
         let quantised = quantisation(&f)?;
         let experts = f.opt_u64("n_routed_experts")?.unwrap_or(0);
         let small = |v: Option<u64>, name: &str| {
-            u32::try_from(v.unwrap_or(1)).map_err(|_| format!("`{name}` is {}; it must be below 2^32", v.unwrap_or(1)))
+            u32::try_from(v.unwrap_or(1))
+                .map_err(|_| format!("`{name}` is {}; it must be below 2^32", v.unwrap_or(1)))
         };
         let model = Config {
             name: String::new(),
@@ -85,23 +86,50 @@ impl HfConfig {
             topk_group: small(f.opt_u64("topk_group")?, "topk_group")?,
             routed_scaling_factor: f.opt_f64("routed_scaling_factor")?.unwrap_or(1.0) as f32,
             norm_topk_prob: f.opt_bool("norm_topk_prob")?.unwrap_or(true),
-            limits: Limits { max_step_tokens: 1, max_context: 1 },
+            limits: Limits {
+                max_step_tokens: 1,
+                max_context: 1,
+            },
         };
         let bos = token_ids(&f, "bos_token_id")?.first().copied();
         let eos = token_ids(&f, "eos_token_id")?;
         // Training, loading and bookkeeping; the multi-token-prediction module is not part of this graph.
         f.harmless(&[
-            "_name_or_path", "attention_dropout", "auto_map", "aux_loss_alpha", "dtype", "ep_size", "head_dim",
-            "initializer_range", "num_nextn_predict_layers", "pad_token_id", "pretraining_tp", "seq_aux",
-            "torch_dtype", "transformers_version", "use_cache", "output_router_logits", "router_aux_loss_coef",
+            "_name_or_path",
+            "attention_dropout",
+            "auto_map",
+            "aux_loss_alpha",
+            "dtype",
+            "ep_size",
+            "head_dim",
+            "initializer_range",
+            "num_nextn_predict_layers",
+            "pad_token_id",
+            "pretraining_tp",
+            "seq_aux",
+            "torch_dtype",
+            "transformers_version",
+            "use_cache",
+            "output_router_logits",
+            "router_aux_loss_coef",
         ]);
-        Ok(Self { model, max_position_embeddings, bos, eos, unknown_fields: f.unknown() })
+        Ok(Self {
+            model,
+            max_position_embeddings,
+            bos,
+            eos,
+            unknown_fields: f.unknown(),
+        })
     }
 
     /// The architecture under a name and with a build's limits.
     #[must_use]
     pub fn model(&self, name: &str, limits: Limits) -> Config {
-        Config { name: name.to_owned(), limits, ..self.model.clone() }
+        Config {
+            name: name.to_owned(),
+            limits,
+            ..self.model.clone()
+        }
     }
 }
 
@@ -115,7 +143,9 @@ fn check_architecture(f: &Fields<'_>) -> Result<(), String> {
     let kind = f.opt_str("model_type")?;
     match (named.as_slice(), kind) {
         ([ARCHITECTURE], None | Some("deepseek_v3")) | ([], Some("deepseek_v3")) => Ok(()),
-        ([], None) => Err(format!("neither `architectures` nor `model_type` is there; {supported}")),
+        ([], None) => Err(format!(
+            "neither `architectures` nor `model_type` is there; {supported}"
+        )),
         (names, kind) => Err(format!(
             "`architectures` is {names:?} and `model_type` {}; {supported} (model_type deepseek_v3)",
             kind.map_or("absent".to_owned(), |k| format!("{k:?}"))
@@ -134,8 +164,13 @@ fn rotary(f: &Fields<'_>, max_positions: u64) -> Result<(f64, Option<Yarn>), Str
     };
     let theta = theta_in_new.or(old_theta).unwrap_or(10_000.0);
     // The new form wins: transformers writes it, and keeps the old one only when it read it.
-    let Some(s) = new.or(old) else { return Ok((theta, None)) };
-    let kind = s.opt_str("rope_type")?.or(s.opt_str("type")?).unwrap_or("default");
+    let Some(s) = new.or(old) else {
+        return Ok((theta, None));
+    };
+    let kind = s
+        .opt_str("rope_type")?
+        .or(s.opt_str("type")?)
+        .unwrap_or("default");
     s.harmless(&["rope_theta"]);
     let yarn = match kind {
         "default" => None,
@@ -147,24 +182,38 @@ fn rotary(f: &Fields<'_>, max_positions: u64) -> Result<(f64, Option<Yarn>), Str
             let mscale = s.opt_f64("mscale")?;
             Some(Yarn {
                 factor: s.f64("factor")?,
-                original: s.opt_f64("original_max_position_embeddings")?.unwrap_or(max_positions as f64),
+                original: s
+                    .opt_f64("original_max_position_embeddings")?
+                    .unwrap_or(max_positions as f64),
                 beta_fast: s.opt_f64("beta_fast")?.unwrap_or(32.0),
                 beta_slow: s.opt_f64("beta_slow")?.unwrap_or(1.0),
-                mscale: if all == 0.0 { 1.0 } else { mscale.unwrap_or(1.0) },
+                mscale: if all == 0.0 {
+                    1.0
+                } else {
+                    mscale.unwrap_or(1.0)
+                },
                 mscale_all_dim: all,
             })
         }
-        other => return Err(format!("rope type `{other}` is not supported; supported are `default` and `yarn`")),
+        other => {
+            return Err(format!(
+                "rope type `{other}` is not supported; supported are `default` and `yarn`"
+            ));
+        }
     };
     if let Some(field) = s.unknown().first() {
-        return Err(format!("`{field}` is not known; it may change the positions' meaning"));
+        return Err(format!(
+            "`{field}` is not known; it may change the positions' meaning"
+        ));
     }
     Ok((theta, yarn))
 }
 
 /// Whether linear layers are FP8 with 128x128 blocks.
 fn quantisation(f: &Fields<'_>) -> Result<bool, String> {
-    let Some(q) = f.opt_object("quantization_config")? else { return Ok(false) };
+    let Some(q) = f.opt_object("quantization_config")? else {
+        return Ok(false);
+    };
     match q.opt_str("quant_method")? {
         Some("fp8") => {}
         other => {
@@ -189,7 +238,9 @@ fn quantisation(f: &Fields<'_>) -> Result<bool, String> {
         }
     }
     if let Some(field) = q.unknown().first() {
-        return Err(format!("`{field}` is not known; it may change what the weights mean"));
+        return Err(format!(
+            "`{field}` is not known; it may change what the weights mean"
+        ));
     }
     Ok(true)
 }

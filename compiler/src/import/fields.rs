@@ -16,7 +16,11 @@ pub struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// Of an object.
     pub fn new(prefix: impl Into<String>, object: &'a Map<String, Value>) -> Self {
-        Self { prefix: prefix.into(), object, known: RefCell::default() }
+        Self {
+            prefix: prefix.into(),
+            object,
+            known: RefCell::default(),
+        }
     }
 
     /// The value of a field; a JSON `null` is as good as an absent field.
@@ -35,7 +39,12 @@ impl<'a> Fields<'a> {
 
     /// A whole number that may be absent.
     pub fn opt_u64(&self, name: &'static str) -> Result<Option<u64>, String> {
-        self.get(name).map(|v| v.as_u64().ok_or_else(|| self.wrong(name, v, "a whole number"))).transpose()
+        self.get(name)
+            .map(|v| {
+                v.as_u64()
+                    .ok_or_else(|| self.wrong(name, v, "a whole number"))
+            })
+            .transpose()
     }
 
     /// A whole number.
@@ -45,7 +54,9 @@ impl<'a> Fields<'a> {
 
     /// A number that may be absent.
     pub fn opt_f64(&self, name: &'static str) -> Result<Option<f64>, String> {
-        self.get(name).map(|v| v.as_f64().ok_or_else(|| self.wrong(name, v, "a number"))).transpose()
+        self.get(name)
+            .map(|v| v.as_f64().ok_or_else(|| self.wrong(name, v, "a number")))
+            .transpose()
     }
 
     /// A number.
@@ -55,19 +66,28 @@ impl<'a> Fields<'a> {
 
     /// A truth value that may be absent.
     pub fn opt_bool(&self, name: &'static str) -> Result<Option<bool>, String> {
-        self.get(name).map(|v| v.as_bool().ok_or_else(|| self.wrong(name, v, "true or false"))).transpose()
+        self.get(name)
+            .map(|v| {
+                v.as_bool()
+                    .ok_or_else(|| self.wrong(name, v, "true or false"))
+            })
+            .transpose()
     }
 
     /// A string that may be absent.
     pub fn opt_str(&self, name: &'static str) -> Result<Option<&'a str>, String> {
-        self.get(name).map(|v| v.as_str().ok_or_else(|| self.wrong(name, v, "a string"))).transpose()
+        self.get(name)
+            .map(|v| v.as_str().ok_or_else(|| self.wrong(name, v, "a string")))
+            .transpose()
     }
 
     /// An object that may be absent.
     pub fn opt_object(&self, name: &'static str) -> Result<Option<Fields<'a>>, String> {
         self.get(name)
             .map(|v| {
-                let object = v.as_object().ok_or_else(|| self.wrong(name, v, "an object"))?;
+                let object = v
+                    .as_object()
+                    .ok_or_else(|| self.wrong(name, v, "an object"))?;
                 Ok(Fields::new(format!("{}{name}.", self.prefix), object))
             })
             .transpose()
@@ -76,9 +96,10 @@ impl<'a> Fields<'a> {
     /// A field whose absence means `expected`, the only value that this compiler builds.
     pub fn only(&self, name: &'static str, expected: &Value) -> Result<(), String> {
         match self.get(name) {
-            Some(v) if v != expected => {
-                Err(format!("`{}{name}` is {v}, which changes the model's meaning; supported is {expected}", self.prefix))
-            }
+            Some(v) if v != expected => Err(format!(
+                "`{}{name}` is {v}, which changes the model's meaning; supported is {expected}",
+                self.prefix
+            )),
             _ => Ok(()),
         }
     }
@@ -91,6 +112,10 @@ impl<'a> Fields<'a> {
     /// Fields that nobody asked for.
     pub fn unknown(&self) -> Vec<String> {
         let known = self.known.borrow();
-        self.object.keys().filter(|k| !known.contains(k.as_str())).map(|k| format!("{}{k}", self.prefix)).collect()
+        self.object
+            .keys()
+            .filter(|k| !known.contains(k.as_str()))
+            .map(|k| format!("{}{k}", self.prefix))
+            .collect()
     }
 }

@@ -49,7 +49,10 @@ const DEFAULT_STEP_TOKENS: u64 = 256;
 pub fn import(dir: &Path, name: &str, limits: LimitOptions) -> Result<Imported, Error> {
     let path = dir.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    let config = HfConfig::parse(&text).map_err(|what| Error::Config { path: path.clone(), what })?;
+    let config = HfConfig::parse(&text).map_err(|what| Error::Config {
+        path: path.clone(),
+        what,
+    })?;
     let max_context = limits.max_context.unwrap_or(config.max_position_embeddings);
     if max_context > config.max_position_embeddings {
         return Err(Error::Usage(format!(
@@ -58,7 +61,9 @@ pub fn import(dir: &Path, name: &str, limits: LimitOptions) -> Result<Imported, 
         )));
     }
     let limits = Limits {
-        max_step_tokens: limits.max_step_tokens.unwrap_or(DEFAULT_STEP_TOKENS.min(max_context)),
+        max_step_tokens: limits
+            .max_step_tokens
+            .unwrap_or(DEFAULT_STEP_TOKENS.min(max_context)),
         max_context,
     };
     let module = deepseek_v3(&config.model(name, limits))?;
@@ -72,7 +77,10 @@ pub fn import(dir: &Path, name: &str, limits: LimitOptions) -> Result<Imported, 
     Ok(Imported {
         module,
         tokenizer,
-        special: TokenizerInfo { bos: config.bos, eos: config.eos.clone() },
+        special: TokenizerInfo {
+            bos: config.bos,
+            eos: config.eos.clone(),
+        },
         unknown_fields: config.unknown_fields,
     })
 }

@@ -100,7 +100,7 @@ fn main() -> Result<(), SimError> {
         let b: Vec<u8> = (0..n * 32).map(code).collect();
         let (mut at, mut bt) = (Tile::default(), Tile::default());
         let mut c = vec![0f32; 64 * n];
-        let rounds = 200;
+        let rounds = 2000;
         let start = now();
         for _ in 0..rounds {
             at.load(element, &a, 64, false);

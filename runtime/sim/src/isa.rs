@@ -822,6 +822,8 @@ pub struct Kernel {
     pub rows32: usize,
     pub rows64: usize,
     pub preds: usize,
+    /// Some path may read a register that nothing has written.
+    pub reads_unwritten: bool,
     pub consts32: Vec<Row32>,
     pub consts64: Vec<Row64>,
     pub params: Vec<ParamSlot>,

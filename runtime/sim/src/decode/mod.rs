@@ -217,7 +217,8 @@ impl<'a> Decoder<'a> {
                 message: format!("function `{}` has no body", f.name),
             });
         };
-        let slots = slots::assign(body, &mut self.files);
+        let (slots, reads_unwritten) = slots::assign(body, &mut self.files);
+        self.kernel.reads_unwritten |= reads_unwritten;
         let mut frame = Frame::new(body, slots, call);
         for v in &body.vars {
             let offset = if v.space.is_shared_cta() {

@@ -101,10 +101,13 @@ struct Block {
 }
 
 /// Assigns the registers of a body, taking rows from `files` on.
-pub fn assign(body: &Body, files: &mut Files) -> Vec<Slot> {
+///
+/// The second result tells whether some path may read a register before any
+/// write.
+pub fn assign(body: &Body, files: &mut Files) -> (Vec<Slot>, bool) {
     let count = body.reg_count() as usize;
     let insts: Vec<&Inst> = body.insts().collect();
-    let ranges = live_ranges(body, &insts, count);
+    let (ranges, reads_unwritten) = live_ranges(body, &insts, count);
     // Registers by the start of their range.
     let mut order: Vec<usize> = (0..count).filter(|&r| ranges[r].0 <= ranges[r].1).collect();
     order.sort_by_key(|&r| ranges[r].0);
@@ -128,7 +131,7 @@ pub fn assign(body: &Body, files: &mut Files) -> Vec<Slot> {
     files.r32 = pools[0].next;
     files.r64 = pools[1].next;
     files.preds = pools[2].next;
-    slots
+    (slots, reads_unwritten)
 }
 
 struct Pool {
@@ -168,7 +171,7 @@ impl Pool {
 }
 
 /// First and last position of every register; (1, 0) for unused ones.
-fn live_ranges(body: &Body, insts: &[&Inst], count: usize) -> Vec<(usize, usize)> {
+fn live_ranges(body: &Body, insts: &[&Inst], count: usize) -> (Vec<(usize, usize)>, bool) {
     let mut ranges = vec![(usize::MAX, 0); count];
     let mut touch = |r: usize, at: usize| {
         let (a, b) = &mut ranges[r];
@@ -177,6 +180,9 @@ fn live_ranges(body: &Body, insts: &[&Inst], count: usize) -> Vec<(usize, usize)
     };
     let mut blocks = blocks(body, insts, count.div_ceil(64));
     solve(&mut blocks);
+    let reads_unwritten = blocks
+        .first()
+        .is_some_and(|b| bits(&b.live_in).next().is_some());
     for b in &blocks {
         for r in bits(&b.live_in) {
             touch(r, b.first);
@@ -197,10 +203,11 @@ fn live_ranges(body: &Body, insts: &[&Inst], count: usize) -> Vec<(usize, usize)
             });
         }
     }
-    ranges
+    let ranges = ranges
         .into_iter()
         .map(|r| if r.0 == usize::MAX { (1, 0) } else { r })
-        .collect()
+        .collect();
+    (ranges, reads_unwritten)
 }
 
 fn blocks(body: &Body, insts: &[&Inst], words: usize) -> Vec<Block> {

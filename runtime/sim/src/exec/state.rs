@@ -145,9 +145,12 @@ impl Warp {
         } else {
             (1 << count) - 1
         };
-        self.regs.r32.clear();
+        if kernel.reads_unwritten {
+            // What such a read gives must not depend on earlier blocks.
+            self.regs.r32.clear();
+            self.regs.r64.clear();
+        }
         self.regs.r32.resize(kernel.rows32, [0; 32]);
-        self.regs.r64.clear();
         self.regs.r64.resize(kernel.rows64, [0; 32]);
         self.regs.preds.clear();
         self.regs.preds.resize(kernel.preds, 0);
@@ -165,11 +168,23 @@ impl Warp {
         self.current = 0;
         self.cta = cta;
         self.index = index;
+        let first = index * 32;
+        let mut at = [
+            first % block[0],
+            first / block[0] % block[1],
+            first / block[0] / block[1],
+        ];
         for l in 0..32 {
-            let t = index * 32 + l as u32;
-            self.tid[0][l] = t % block[0];
-            self.tid[1][l] = t / block[0] % block[1];
-            self.tid[2][l] = t / block[0] / block[1];
+            for d in 0..3 {
+                self.tid[d][l] = at[d];
+            }
+            at[0] += 1;
+            if at[0] == block[0] {
+                at = [0, at[1] + 1, at[2]];
+            }
+            if at[1] == block[1] {
+                at = [at[0], 0, at[2] + 1];
+            }
         }
         self.bulk_groups.clear();
         self.bulk_groups.resize(32, 0);

@@ -1,17 +1,14 @@
-//! Arithmetic, comparison, selection, moves and conversions.
+//! Integer arithmetic and logic (PTX ISA 9.7.1, 9.7.8), and the choice of the
+//! decoder for everything else that only touches registers.
 
 use mcc_ptx::{Inst, Mod, Op as PtxOp, Operand, Type};
 
 use super::operands::Frame;
-use super::{Decoded, Decoder, invalid, unsupported};
-use crate::isa::{
-    A32, A64, BoolOp, Cmp, CmpType, Count64, Cvt, HalfOp, Op, P_TEMP, P_TRASH, PSrc, R, RndOp, Row,
-    Shift,
-};
-use crate::numerics::approx::Approx;
+use super::{Decoded, Decoder, unsupported};
+use crate::isa::{A32, A64, BoolOp, Count64, Op, PSrc, R, Shift};
 use crate::numerics::convert::Rounding;
 
-fn rounding(inst: &Inst) -> Option<Rounding> {
+pub(super) fn rounding(inst: &Inst) -> Option<Rounding> {
     inst.mods.iter().find_map(|m| {
         Some(match m {
             Mod::Rn | Mod::Rni => Rounding::NearestEven,
@@ -24,7 +21,7 @@ fn rounding(inst: &Inst) -> Option<Rounding> {
     })
 }
 
-fn wide(t: Type) -> bool {
+pub(super) fn wide(t: Type) -> bool {
     t.bits() == 64
 }
 
@@ -59,14 +56,26 @@ impl<'a> Decoder<'a> {
     }
 
     /// The n-th source as a 32-bit row; zero when there is none.
-    fn src32(&mut self, frame: &Frame<'a>, inst: &Inst, n: usize, ty: Type) -> Decoded<R> {
+    pub(super) fn src32(
+        &mut self,
+        frame: &Frame<'a>,
+        inst: &Inst,
+        n: usize,
+        ty: Type,
+    ) -> Decoded<R> {
         match inst.operands.get(n) {
             Some(o) => self.s32(frame, o, ty),
             None => Ok(self.c32(0)),
         }
     }
 
-    fn src64(&mut self, frame: &Frame<'a>, inst: &Inst, n: usize, ty: Type) -> Decoded<R> {
+    pub(super) fn src64(
+        &mut self,
+        frame: &Frame<'a>,
+        inst: &Inst,
+        n: usize,
+        ty: Type,
+    ) -> Decoded<R> {
         match inst.operands.get(n) {
             Some(o) => self.s64(frame, o, ty),
             None => Ok(self.c64(0)),
@@ -315,175 +324,18 @@ impl<'a> Decoder<'a> {
         self.alu64(frame, inst, f, ty)
     }
 
-    fn alu64(&mut self, frame: &Frame<'a>, inst: &Inst, f: A64, ty: Type) -> Decoded<()> {
+    pub(super) fn alu64(
+        &mut self,
+        frame: &Frame<'a>,
+        inst: &Inst,
+        f: A64,
+        ty: Type,
+    ) -> Decoded<()> {
         let a = self.src64(frame, inst, 1, ty)?;
         let b = self.src64(frame, inst, 2, ty)?;
         let c = self.src64(frame, inst, 3, ty)?;
         let d = self.d64(frame, &inst.operands[0])?;
         self.push(Op::Alu64 { f, d, a, b, c });
-        Ok(())
-    }
-
-    fn f64(&mut self, frame: &mut Frame<'a>, inst: &'a Inst) -> Decoded<()> {
-        if rounding(inst).is_some_and(|r| r != Rounding::NearestEven) {
-            return unsupported("directed rounding of f64");
-        }
-        let f = match inst.op {
-            PtxOp::Add => A64::DAdd,
-            PtxOp::Sub => A64::DSub,
-            PtxOp::Mul => A64::DMul,
-            PtxOp::Fma | PtxOp::Mad => A64::DFma,
-            PtxOp::Div => A64::DDiv,
-            PtxOp::Sqrt => A64::DSqrt,
-            PtxOp::Rcp => A64::DRcp,
-            PtxOp::Rsqrt => A64::DRsqrt,
-            PtxOp::Min => A64::DMin,
-            PtxOp::Max => A64::DMax,
-            PtxOp::Neg => A64::DNeg,
-            PtxOp::Abs => A64::DAbs,
-            PtxOp::Copysign => A64::DCopysign,
-            PtxOp::Testp => return self.testp(frame, inst, Type::F64),
-            _ => return unsupported("this instruction on f64"),
-        };
-        self.alu64(frame, inst, f, Type::F64)
-    }
-
-    fn testp(&mut self, frame: &Frame<'a>, inst: &Inst, ty: Type) -> Decoded<()> {
-        let tests = [
-            Mod::Finite,
-            Mod::Infinite,
-            Mod::Number,
-            Mod::Notanumber,
-            Mod::Normal,
-            Mod::Subnormal,
-        ];
-        let finite = tests.iter().position(|m| inst.has(*m)).unwrap_or(0) as u8;
-        let a = self.source(frame, &inst.operands[1], ty)?;
-        let d = self.dp(frame, &inst.operands[0])?;
-        self.push(Op::Testp { finite, d, a });
-        Ok(())
-    }
-
-    fn f32(&mut self, frame: &mut Frame<'a>, inst: &'a Inst) -> Decoded<()> {
-        let (ftz, sat) = (inst.has(Mod::Ftz), inst.has(Mod::Sat));
-        let approx = inst.has(Mod::Approx);
-        let fast = match inst.op {
-            PtxOp::Sin => Some(Approx::Sin),
-            PtxOp::Cos => Some(Approx::Cos),
-            PtxOp::Lg2 => Some(Approx::Lg2),
-            PtxOp::Ex2 => Some(Approx::Ex2),
-            PtxOp::Tanh => Some(Approx::Tanh),
-            PtxOp::Rsqrt => Some(Approx::Rsqrt),
-            PtxOp::Rcp if approx => Some(Approx::Rcp),
-            PtxOp::Sqrt if approx => Some(Approx::Sqrt),
-            _ => None,
-        };
-        let a = if inst.operands.len() > 1 {
-            self.src32(frame, inst, 1, Type::F32)?
-        } else {
-            self.c32(0)
-        };
-        if let Some(f) = fast {
-            let d = self.d32(frame, &inst.operands[0])?;
-            self.push(Op::Approx { f, ftz, d, a });
-            return Ok(());
-        }
-        if inst.op == PtxOp::Testp {
-            return self.testp(frame, inst, Type::F32);
-        }
-        if inst.has(Mod::Xorsign) {
-            return unsupported(".xorsign.abs");
-        }
-        let nan = inst.has(Mod::Nan);
-        let (f, directed) = match inst.op {
-            PtxOp::Add => (A32::FAdd, Some(RndOp::Add)),
-            PtxOp::Sub => (A32::FSub, Some(RndOp::Sub)),
-            PtxOp::Mul => (A32::FMul, Some(RndOp::Mul)),
-            PtxOp::Fma | PtxOp::Mad => (A32::FFma, Some(RndOp::Fma)),
-            // div.approx and div.full: the correctly rounded quotient is
-            // inside their bounds.
-            PtxOp::Div => (A32::FDiv, Some(RndOp::Div)),
-            PtxOp::Rcp => (A32::FRcp, Some(RndOp::Rcp)),
-            PtxOp::Sqrt => (A32::FSqrt, Some(RndOp::Sqrt)),
-            PtxOp::Min => (if nan { A32::FMinNan } else { A32::FMin }, None),
-            PtxOp::Max => (if nan { A32::FMaxNan } else { A32::FMax }, None),
-            PtxOp::Neg => (A32::FNeg, None),
-            PtxOp::Abs => (A32::FAbs, None),
-            PtxOp::Copysign => (A32::Copysign, None),
-            _ => return unsupported("this instruction on f32"),
-        };
-        let (b, c) = (
-            self.src32(frame, inst, 2, Type::F32)?,
-            self.src32(frame, inst, 3, Type::F32)?,
-        );
-        let d = self.d32(frame, &inst.operands[0])?;
-        let mode = rounding(inst).unwrap_or(Rounding::NearestEven);
-        self.push(match directed {
-            Some(f) if mode != Rounding::NearestEven => Op::Rnd {
-                f,
-                mode,
-                ftz,
-                sat,
-                d,
-                a,
-                b,
-                c,
-            },
-            _ if ftz || sat => Op::AluF {
-                f,
-                ftz,
-                sat,
-                d,
-                a,
-                b,
-                c,
-            },
-            _ => Op::Alu32 { f, d, a, b, c },
-        });
-        Ok(())
-    }
-
-    fn half(&mut self, frame: &mut Frame<'a>, inst: &'a Inst, ty: Type) -> Decoded<()> {
-        if inst.has(Mod::Xorsign) || inst.has(Mod::Oob) {
-            return unsupported("this modifier on half precision");
-        }
-        let nan = inst.has(Mod::Nan);
-        let f = match inst.op {
-            PtxOp::Add => HalfOp::Add,
-            PtxOp::Sub => HalfOp::Sub,
-            PtxOp::Mul => HalfOp::Mul,
-            PtxOp::Fma => HalfOp::Fma,
-            PtxOp::Min if nan => HalfOp::MinNan,
-            PtxOp::Min => HalfOp::Min,
-            PtxOp::Max if nan => HalfOp::MaxNan,
-            PtxOp::Max => HalfOp::Max,
-            PtxOp::Neg => HalfOp::Neg,
-            PtxOp::Abs => HalfOp::Abs,
-            PtxOp::Ex2 => HalfOp::Ex2,
-            PtxOp::Tanh => HalfOp::Tanh,
-            _ => return unsupported("this instruction on half precision"),
-        };
-        let pair = matches!(ty, Type::F16x2 | Type::Bf16x2);
-        let bf16 = matches!(ty, Type::Bf16 | Type::Bf16x2);
-        let (a, b) = (
-            self.src32(frame, inst, 1, ty)?,
-            self.src32(frame, inst, 2, ty)?,
-        );
-        let c = self.src32(frame, inst, 3, ty)?;
-        let d = self.d32(frame, &inst.operands[0])?;
-        let (ftz, sat, relu) = (inst.has(Mod::Ftz), inst.has(Mod::Sat), inst.has(Mod::Relu));
-        self.push(Op::Half {
-            f,
-            bf16,
-            pair,
-            ftz,
-            sat,
-            relu,
-            d,
-            a,
-            b,
-            c,
-        });
         Ok(())
     }
 
@@ -518,361 +370,4 @@ impl<'a> Decoder<'a> {
         self.push(op);
         Ok(())
     }
-
-    fn mov(&mut self, frame: &mut Frame<'a>, inst: &'a Inst) -> Decoded<()> {
-        let Some(ty) = inst.ty(0) else {
-            return invalid("it names no type");
-        };
-        let (d, a) = (&inst.operands[0], &inst.operands[1]);
-        if ty.bits() == 128 {
-            return unsupported("a 128-bit move");
-        }
-        match (d, a) {
-            (Operand::Vector(parts), _) => return self.unpack(frame, ty, parts, a),
-            (_, Operand::Vector(parts)) => return self.pack(frame, ty, d, parts),
-            _ => {}
-        }
-        if ty == Type::Pred {
-            let d = self.dp(frame, d)?;
-            let a = self.sp(frame, a)?;
-            self.push(Op::Predicate {
-                f: BoolOp::And,
-                d,
-                a,
-                b: PSrc::TRUE,
-            });
-            return Ok(());
-        }
-        // A special register goes straight to its destination.
-        if let Operand::Special(s) = a {
-            let op = match self.dest(frame, d)? {
-                Row::R32(d) => Op::Special32 { d, s: *s },
-                Row::R64(d) => Op::Special64 { d, s: *s },
-            };
-            self.push(op);
-            return Ok(());
-        }
-        if wide(ty) {
-            let (d, a) = (self.d64(frame, d)?, self.s64(frame, a, ty)?);
-            self.push(Op::Alu64 {
-                f: A64::Mov,
-                d,
-                a,
-                b: a,
-                c: a,
-            });
-        } else {
-            let (d, a) = (self.d32(frame, d)?, self.s32(frame, a, ty)?);
-            self.push(Op::Alu32 {
-                f: A32::Mov,
-                d,
-                a,
-                b: a,
-                c: a,
-            });
-        }
-        Ok(())
-    }
-
-    /// `mov.b32 d, {lo, hi}` and `mov.b64 d, {a, b}` or `{a, b, c, d}`.
-    fn pack(
-        &mut self,
-        frame: &mut Frame<'a>,
-        ty: Type,
-        d: &Operand,
-        parts: &[Operand],
-    ) -> Decoded<()> {
-        let part = if parts.len() as u32 * 16 == ty.bits() {
-            Type::B16
-        } else {
-            Type::B32
-        };
-        let rows = parts
-            .iter()
-            .map(|o| self.s32(frame, o, part))
-            .collect::<Decoded<Vec<R>>>()?;
-        match (ty.bits(), &rows[..]) {
-            (32, &[lo, hi]) => {
-                let d = self.d32(frame, d)?;
-                self.push(Op::Alu32 {
-                    f: A32::Pack16,
-                    d,
-                    a: lo,
-                    b: hi,
-                    c: lo,
-                });
-            }
-            (64, &[lo, hi]) => {
-                let d = self.d64(frame, d)?;
-                self.push(Op::Pack64 { d, lo, hi });
-            }
-            (64, &[a, b, c, e]) => {
-                let (lo, hi, d) = (self.temp32(), self.temp32(), self.d64(frame, d)?);
-                self.push(Op::Alu32 {
-                    f: A32::Pack16,
-                    d: lo,
-                    a,
-                    b,
-                    c: a,
-                });
-                self.push(Op::Alu32 {
-                    f: A32::Pack16,
-                    d: hi,
-                    a: c,
-                    b: e,
-                    c,
-                });
-                self.push(Op::Pack64 { d, lo, hi });
-            }
-            _ => return unsupported("packing these widths"),
-        }
-        Ok(())
-    }
-
-    fn unpack(
-        &mut self,
-        frame: &mut Frame<'a>,
-        ty: Type,
-        parts: &[Operand],
-        a: &Operand,
-    ) -> Decoded<()> {
-        // Results may share registers with the source: take a copy first.
-        match (ty.bits(), parts) {
-            (32, [lo, hi]) => {
-                let a = self.s32(frame, a, ty)?;
-                self.halves(frame, a, lo, hi)
-            }
-            (64, [lo, hi]) => {
-                let (a, lo, hi) = (
-                    self.s64(frame, a, ty)?,
-                    self.d32(frame, lo)?,
-                    self.d32(frame, hi)?,
-                );
-                self.push(Op::Count64 {
-                    f: Count64::Low,
-                    d: lo,
-                    a,
-                });
-                self.push(Op::Count64 {
-                    f: Count64::High,
-                    d: hi,
-                    a,
-                });
-                Ok(())
-            }
-            (64, [p0, p1, p2, p3]) => {
-                let (a, lo, hi) = (self.s64(frame, a, ty)?, self.temp32(), self.temp32());
-                self.push(Op::Count64 {
-                    f: Count64::Low,
-                    d: lo,
-                    a,
-                });
-                self.push(Op::Count64 {
-                    f: Count64::High,
-                    d: hi,
-                    a,
-                });
-                self.halves(frame, lo, p0, p1)?;
-                self.halves(frame, hi, p2, p3)
-            }
-            _ => unsupported("unpacking these widths"),
-        }
-    }
-
-    fn halves(&mut self, frame: &Frame<'a>, a: R, lo: &Operand, hi: &Operand) -> Decoded<()> {
-        let (lo, hi) = (self.d32(frame, lo)?, self.d32(frame, hi)?);
-        self.push(Op::Alu32 {
-            f: A32::Low16,
-            d: lo,
-            a,
-            b: a,
-            c: a,
-        });
-        self.push(Op::Alu32 {
-            f: A32::High16,
-            d: hi,
-            a,
-            b: a,
-            c: a,
-        });
-        Ok(())
-    }
-
-    fn selp(&mut self, frame: &mut Frame<'a>, inst: &'a Inst) -> Decoded<()> {
-        let ty = inst.ty(0).unwrap_or(Type::B32);
-        let p = self.sp(frame, &inst.operands[3])?;
-        if wide(ty) {
-            let (a, b) = (
-                self.src64(frame, inst, 1, ty)?,
-                self.src64(frame, inst, 2, ty)?,
-            );
-            let d = self.d64(frame, &inst.operands[0])?;
-            self.push(Op::Sel64 { d, a, b, p });
-        } else {
-            let (a, b) = (
-                self.src32(frame, inst, 1, ty)?,
-                self.src32(frame, inst, 2, ty)?,
-            );
-            let d = self.d32(frame, &inst.operands[0])?;
-            self.push(Op::Sel32 { d, a, b, p });
-        }
-        Ok(())
-    }
-
-    fn setp(&mut self, frame: &mut Frame<'a>, inst: &'a Inst) -> Decoded<()> {
-        let set = inst.op == PtxOp::Set;
-        let Some(ty) = inst.ty(usize::from(set)) else {
-            return invalid("it names no type");
-        };
-        let Some(cmp) = inst.mods.iter().find_map(|m| comparison(*m)) else {
-            return invalid("it names no comparison");
-        };
-        let kind = match ty {
-            Type::F32 => CmpType::F32,
-            Type::F64 => CmpType::F64,
-            Type::F16 => CmpType::F16,
-            Type::Bf16 => CmpType::Bf16,
-            Type::S16 => CmpType::S16,
-            Type::S32 => CmpType::S32,
-            Type::S64 => CmpType::S64,
-            t if wide(t) => CmpType::U64,
-            t if t.is_float() => return unsupported("packed comparisons"),
-            _ => CmpType::U32,
-        };
-        let (a, b) = if wide(ty) {
-            (
-                self.src64(frame, inst, 1, ty)?,
-                self.src64(frame, inst, 2, ty)?,
-            )
-        } else {
-            (
-                self.src32(frame, inst, 1, ty)?,
-                self.src32(frame, inst, 2, ty)?,
-            )
-        };
-        let logic = inst.mods.iter().find_map(|m| {
-            Some(match m {
-                Mod::And => BoolOp::And,
-                Mod::Or => BoolOp::Or,
-                Mod::Xor => BoolOp::Xor,
-                _ => return None,
-            })
-        });
-        let join = match (logic, inst.operands.get(3)) {
-            (Some(op), Some(c)) => Some((op, self.sp(frame, c)?)),
-            _ => None,
-        };
-        let ftz = inst.has(Mod::Ftz);
-        if set {
-            self.push(Op::Setp {
-                ty: kind,
-                cmp,
-                ftz,
-                join,
-                d: P_TEMP,
-                q: P_TRASH,
-                a,
-                b,
-            });
-            let float = inst.ty(0) == Some(Type::F32);
-            let (one, zero) = (
-                self.c32(if float { 0x3f80_0000 } else { u32::MAX }),
-                self.c32(0),
-            );
-            let d = self.d32(frame, &inst.operands[0])?;
-            self.push(Op::Sel32 {
-                d,
-                a: one,
-                b: zero,
-                p: PSrc {
-                    p: P_TEMP,
-                    negated: false,
-                },
-            });
-            return Ok(());
-        }
-        let (d, q) = match &inst.operands[0] {
-            Operand::Pair(d, q) => (self.dp(frame, d)?, self.dp(frame, q)?),
-            d => (self.dp(frame, d)?, P_TRASH),
-        };
-        self.push(Op::Setp {
-            ty: kind,
-            cmp,
-            ftz,
-            join,
-            d,
-            q,
-            a,
-            b,
-        });
-        Ok(())
-    }
-
-    fn cvt(&mut self, frame: &mut Frame<'a>, inst: &'a Inst) -> Decoded<()> {
-        let (Some(to), Some(from)) = (inst.ty(0), inst.ty(1)) else {
-            return invalid("it names no types");
-        };
-        let integral = [Mod::Rni, Mod::Rzi, Mod::Rmi, Mod::Rpi]
-            .iter()
-            .any(|m| inst.has(*m));
-        let cvt = Cvt {
-            to,
-            from,
-            rounding: rounding(inst),
-            integral: integral && to.is_float(),
-            ftz: inst.has(Mod::Ftz),
-            sat: inst.has(Mod::Sat),
-            satfinite: inst.has(Mod::Satfinite),
-            relu: inst.has(Mod::Relu),
-        };
-        let packed =
-            |t: Type| matches!(t, Type::F16x2 | Type::Bf16x2 | Type::E4m3x2 | Type::E5m2x2);
-        if packed(to) && packed(from) {
-            let (a, d) = (
-                self.src32(frame, inst, 1, Type::B32)?,
-                self.d32(frame, &inst.operands[0])?,
-            );
-            self.push(Op::CvtPacked { cvt, d, a });
-            return Ok(());
-        }
-        if packed(to) {
-            let (hi, lo) = (
-                self.src32(frame, inst, 1, from)?,
-                self.src32(frame, inst, 2, from)?,
-            );
-            let d = self.d32(frame, &inst.operands[0])?;
-            self.push(Op::CvtPair { cvt, d, hi, lo });
-            return Ok(());
-        }
-        let a = self.source(frame, &inst.operands[1], from)?;
-        let d = self.dest(frame, &inst.operands[0])?;
-        self.push(Op::Cvt { cvt, d, a });
-        if let (Operand::Reg(r), Row::R32(d), true) = (&inst.operands[0], d, to == Type::S8)
-            && frame.ty(*r).is_some_and(|t| t.bits() == 16)
-        {
-            self.cut16(d);
-        }
-        Ok(())
-    }
-}
-
-fn comparison(m: Mod) -> Option<Cmp> {
-    Some(match m {
-        Mod::Eq => Cmp::Eq,
-        Mod::Ne => Cmp::Ne,
-        // `lo`, `ls`, `hi`, `hs` are the unsigned names of the same.
-        Mod::Lt | Mod::Lo => Cmp::Lt,
-        Mod::Le | Mod::Ls => Cmp::Le,
-        Mod::Gt | Mod::Hi => Cmp::Gt,
-        Mod::Ge | Mod::Hs => Cmp::Ge,
-        Mod::Equ => Cmp::Equ,
-        Mod::Neu => Cmp::Neu,
-        Mod::Ltu => Cmp::Ltu,
-        Mod::Leu => Cmp::Leu,
-        Mod::Gtu => Cmp::Gtu,
-        Mod::Geu => Cmp::Geu,
-        Mod::Num => Cmp::Num,
-        Mod::IsNan => Cmp::Nan,
-        _ => return None,
-    })
 }

@@ -11,7 +11,9 @@
 mod arith;
 mod cfg;
 mod control;
+mod float;
 mod memory;
+mod moves;
 mod operands;
 mod slots;
 mod sync;

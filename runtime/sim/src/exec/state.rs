@@ -175,8 +175,8 @@ impl Warp {
             first / block[0] / block[1],
         ];
         for l in 0..32 {
-            for d in 0..3 {
-                self.tid[d][l] = at[d];
+            for (row, &t) in self.tid.iter_mut().zip(&at) {
+                row[l] = t;
             }
             at[0] += 1;
             if at[0] == block[0] {

@@ -11,5 +11,6 @@
 
 pub mod approx;
 pub mod convert;
+mod elements;
 pub mod rounding;
 pub mod wgmma;

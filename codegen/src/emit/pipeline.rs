@@ -70,6 +70,7 @@ pub struct Position<'k> {
     stage: Var<'k, I32>,
     phase: Var<'k, I32>,
     stages: u32,
+    k: &'k Kernel,
 }
 
 impl<'k> Position<'k> {
@@ -82,7 +83,7 @@ impl<'k> Position<'k> {
     pub fn advance(self) {
         let next = self.stage.get() + 1;
         let wraps = next.eq(self.stages.cast_signed());
-        self.stage.set(wraps.select(next * 0, next));
+        self.stage.set(wraps.select(self.k.i32(0), next));
         let phase = self.phase.get();
         self.phase.set(wraps.select(phase ^ 1, phase));
     }
@@ -121,6 +122,7 @@ impl<'k> Ring<'k> {
             stage: self.k.var(self.k.i32(0)),
             phase: self.k.var(self.k.i32(phase)),
             stages: self.layout.stages,
+            k: self.k,
         }
     }
 

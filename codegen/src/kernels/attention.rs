@@ -24,8 +24,9 @@ use mcc_ir::kernel::Attention;
 use mcc_ir::program::{Expr, LaunchSpec, Param};
 use mcc_ir::types::DType;
 
-use super::tiles::{Fragment, Store};
-use super::{Family, WARPGROUP, unsupported};
+use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
+use super::tiles::{Fragment, ROW_BYTES, Store};
+use super::{Family, unsupported};
 use crate::emit::pipeline::{Ring, RingLayout, SmemMap};
 use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB, k_major_offsets};
 use crate::emit::{F32, I32, Kernel, Shared, Val};
@@ -44,11 +45,8 @@ pub enum Rows {
 const ROWS: u32 = 64;
 /// Channels of a channel tile: 128 bytes, the swizzle's span.
 const CHANNELS: u32 = 64;
-const ROW_BYTES: u32 = 128;
 /// Most value channels a warpgroup accumulates: 128 registers.
 const MAX_VALUE_PART: u32 = 256;
-const PRODUCER_REGISTERS: u32 = 40;
-const SMEM_LIMIT: u32 = 232_448;
 
 #[derive(Clone, Copy)]
 struct Layout {
@@ -289,32 +287,17 @@ fn body(k: &Kernel, c: &Attention, l: Layout) {
     let smem = k.smem();
     let ring = Ring::new(k, smem, l.ring);
     let queries = Ring::new(k, smem, l.q_ring);
-    let warpgroup = k.tid().ushr(7);
-    let warp = k.tid().ushr(5);
     let p = place(k, c, &l);
-
-    k.if_(k.tid().eq(0), || {
-        for map in [Args::Q, Args::Q_ROPE, Args::K, Args::K_ROPE, Args::V] {
-            k.prefetch_tensor_map(k.arg_tensor_map(map));
-        }
-        ring.init(l.consumers * 4);
-        queries.init(l.consumers * 4);
-        k.fence_mbarrier_init();
-    });
-    k.sync_threads();
-
-    k.if_else(
-        warpgroup.eq(0),
-        || {
-            k.setmaxnreg_dec(PRODUCER_REGISTERS);
-            k.if_(warp.eq(0), || {
-                k.if_(k.elect_one(), || produce(k, c, &l, ring, queries, p));
-            });
-        },
-        || {
-            k.setmaxnreg_inc(if l.consumers == 1 { 240 } else { 232 });
-            consume(k, c, &l, ring, queries, p);
-        },
+    let roles = Roles {
+        consumers: l.consumers,
+        maps: &[Args::Q, Args::Q_ROPE, Args::K, Args::K_ROPE, Args::V],
+        rings: &[ring, queries],
+    };
+    specialise(
+        k,
+        &roles,
+        |leader| k.if_(leader, || produce(k, c, &l, ring, queries, p)),
+        || consume(k, c, &l, ring, queries, p),
     );
 }
 
@@ -571,8 +554,8 @@ fn update<'k>(
         .enumerate()
         .map(|(i, s)| k.ex2(s.fma(factor, shift[row(i)])))
         .collect();
-    for r in 0..2 {
-        let mut sum = softmax.sum[r].get() * rescale[r];
+    for (r, factor) in rescale.iter().enumerate() {
+        let mut sum = softmax.sum[r].get() * *factor;
         for (i, p) in p.iter().enumerate() {
             if row(i) == r {
                 sum = sum + *p;

@@ -17,42 +17,16 @@ use mcc_ir::kernel::GemmBf16;
 use mcc_ir::program::{Expr, LaunchSpec, Param};
 use mcc_ir::types::DType;
 
-use super::tiles::{Fragment, Store, TileShape, Walk};
-use super::{Family, WARPGROUP, unsupported};
-use crate::emit::Kernel;
-use crate::emit::pipeline::{Ring, RingLayout, SmemMap};
+use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
+use super::tiles::{Fragment, ROW_BYTES, Stages, Store, TileShape, Walk};
+use super::{Family, unsupported};
+use crate::emit::pipeline::Ring;
 use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB, k_major_offsets};
+use crate::emit::{B1, Kernel, Val};
 use crate::error::CodegenError;
 
 /// K elements of a stage: 128 bytes, the swizzle's span.
 const BLOCK_K: u32 = 64;
-const ROW_BYTES: u32 = 128;
-/// Registers of a producer thread.
-const PRODUCER_REGISTERS: u32 = 40;
-/// Shared memory that one block may use on Hopper.
-const SMEM_LIMIT: u32 = 232_448;
-
-struct Layout {
-    stage_bytes: u32,
-    b_offset: u32,
-    ring: RingLayout,
-    bytes: u32,
-}
-
-fn layout(c: &GemmBf16) -> Layout {
-    let a_bytes = c.tile_m * ROW_BYTES;
-    let b_bytes = (c.tile_n * ROW_BYTES).next_multiple_of(1024);
-    let stage_bytes = a_bytes + b_bytes;
-    let mut map = SmemMap::default();
-    map.reserve(stage_bytes * c.stages, 1024);
-    let ring = RingLayout::reserve(&mut map, c.stages);
-    Layout {
-        stage_bytes,
-        b_offset: a_bytes,
-        ring,
-        bytes: map.bytes(),
-    }
-}
 
 /// Parameter positions.
 struct Args;
@@ -87,12 +61,12 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
     if !matches!(c.out, DType::BF16 | DType::F32) {
         return fail(format!("out = {:?}", c.out), "BF16 or F32");
     }
-    let l = layout(c);
-    if c.stages == 0 || l.bytes > SMEM_LIMIT {
+    let l = stages(c);
+    if c.stages == 0 || l.total > SMEM_LIMIT {
         return fail(
             format!(
                 "{} stages take {} bytes of shared memory",
-                c.stages, l.bytes
+                c.stages, l.total
             ),
             "at least 1 stage, at most 232448 bytes",
         );
@@ -140,7 +114,7 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
         ],
         block: WARPGROUP * (1 + c.tile_m / 64),
         cluster: [1, 1, 1],
-        smem_bytes: l.bytes,
+        smem_bytes: l.total,
         params,
     };
     Ok(Family {
@@ -156,52 +130,48 @@ fn shape(c: &GemmBf16) -> TileShape {
     }
 }
 
+fn stages(c: &GemmBf16) -> Stages {
+    Stages::new(c.tile_m, c.tile_n, c.stages)
+}
+
 fn body(k: &Kernel, c: &GemmBf16) {
-    let l = layout(c);
+    let l = stages(c);
     let ring = Ring::new(k, k.smem(), l.ring);
-    let consumers = c.tile_m / 64;
     let walk = Walk::Dense {
         rows: k.arg_i32(Args::ROWS),
         batch: c.batch.unwrap_or(1),
     };
-    let warpgroup = k.tid().ushr(7);
-    let warp = k.tid().ushr(5);
-
-    k.if_(k.tid().eq(0), || {
-        k.prefetch_tensor_map(k.arg_tensor_map(Args::A));
-        k.prefetch_tensor_map(k.arg_tensor_map(Args::B));
-        ring.init(consumers * 4);
-        k.fence_mbarrier_init();
-    });
-    k.sync_threads();
-
-    k.if_else(
-        warpgroup.eq(0),
-        || {
-            k.setmaxnreg_dec(PRODUCER_REGISTERS);
-            k.if_(warp.eq(0), || produce(k, c, &l, ring, walk));
-        },
-        || {
-            k.setmaxnreg_inc(if consumers == 1 { 240 } else { 232 });
-            consume(k, c, &l, ring, walk);
-        },
+    let roles = Roles {
+        consumers: c.tile_m / 64,
+        maps: &[Args::A, Args::B],
+        rings: &[ring],
+    };
+    specialise(
+        k,
+        &roles,
+        |leader| produce(k, c, &l, ring, walk, leader),
+        || consume(k, c, &l, ring, walk),
     );
 }
 
-fn produce<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Walk<'k>) {
+fn produce<'k>(
+    k: &'k Kernel,
+    c: &GemmBf16,
+    l: &Stages,
+    ring: Ring<'k>,
+    walk: Walk<'k>,
+    leader: Val<'k, B1>,
+) {
     let (a, b) = (k.arg_tensor_map(Args::A), k.arg_tensor_map(Args::B));
     let position = ring.producer();
-    let bytes = (c.tile_m + c.tile_n) * ROW_BYTES;
-    // One thread for the whole kernel: the ring's position lives in its registers.
-    let leader = k.elect_one();
     walk.for_each(k, shape(c), |tile| {
         let column = tile.n_tile * c.tile_n;
         // The warp walks together; the leader waits and issues.
         k.if_(leader, || {
             k.for_(0, c.k.div_ceil(BLOCK_K), 1, |block| {
-                ring.acquire(position, bytes);
+                ring.acquire(position, l.copied);
                 let full = ring.full(position);
-                let stage = k.smem().at(position.stage() * l.stage_bytes);
+                let stage = l.at(k, position);
                 let depth = block * BLOCK_K;
                 let b_stage = stage.offset(l.b_offset);
                 if c.batch.is_some() {
@@ -218,7 +188,7 @@ fn produce<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Wa
     });
 }
 
-fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Walk<'k>) {
+fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Stages, ring: Ring<'k>, walk: Walk<'k>) {
     let thread = k.tid() & (WARPGROUP - 1);
     let half = k.tid().ushr(7) - 1;
     let fragment = Fragment::new(thread);
@@ -231,9 +201,7 @@ fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Wa
         let acc = k.vars((c.tile_n / 2) as usize, k.f32(0.0));
         k.for_(0, c.k.div_ceil(BLOCK_K), 1, |_| {
             ring.wait(position);
-            let stage = k.smem().at(position.stage() * l.stage_bytes);
-            let a_tile = stage.at(half * (64 * ROW_BYTES));
-            let b_tile = stage.offset(l.b_offset);
+            let (a, b) = l.descriptors(k, position, half, 0);
             let before: Vec<_> = acc.iter().map(|a| a.get()).collect();
             let after = k.wgmma(
                 Mma {
@@ -241,11 +209,11 @@ fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Layout, ring: Ring<'k>, walk: Wa
                     n: c.tile_n,
                 },
                 &OperandA::Shared {
-                    descriptor: k.descriptor_128b(a_tile, 0, 1024),
+                    descriptor: a,
                     offsets: &offsets,
                 },
                 OperandB {
-                    descriptor: k.descriptor_128b(b_tile, 0, 1024),
+                    descriptor: b,
                     offsets: &offsets,
                     major: Major::K,
                 },

@@ -18,42 +18,16 @@ use mcc_ir::kernel::GemmFp8;
 use mcc_ir::program::{Expr, LaunchSpec, Param};
 use mcc_ir::types::DType;
 
-use super::tiles::{Fragment, Store, TileShape, Walk};
-use super::{Family, WARPGROUP, unsupported};
-use crate::emit::pipeline::{Ring, RingLayout, SmemMap};
+use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
+use super::tiles::{Fragment, Stages, Store, TileShape, Walk};
+use super::{Family, unsupported};
+use crate::emit::pipeline::Ring;
 use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB, k_major_offsets};
-use crate::emit::{F32, Kernel};
+use crate::emit::{B1, F32, Kernel, Val};
 use crate::error::CodegenError;
 
 /// K elements of a stage, which are also the bytes of a row of it, and of a scale group.
 const BLOCK_K: u32 = 128;
-/// Registers of a producer thread: enough for addresses and loop counters (DeepGEMM uses the same).
-const PRODUCER_REGISTERS: u32 = 40;
-/// Shared memory that one block may use on Hopper.
-const SMEM_LIMIT: u32 = 232_448;
-
-struct Layout {
-    stage_bytes: u32,
-    b_offset: u32,
-    ring: RingLayout,
-    bytes: u32,
-}
-
-fn layout(c: &GemmFp8) -> Layout {
-    let a_bytes = c.tile_m * BLOCK_K;
-    // The swizzle pattern repeats every 1024 bytes, so tiles start at multiples of that.
-    let b_bytes = (c.tile_n * BLOCK_K).next_multiple_of(1024);
-    let stage_bytes = a_bytes + b_bytes;
-    let mut map = SmemMap::default();
-    map.reserve(stage_bytes * c.stages, 1024);
-    let ring = RingLayout::reserve(&mut map, c.stages);
-    Layout {
-        stage_bytes,
-        b_offset: a_bytes,
-        ring,
-        bytes: map.bytes(),
-    }
-}
 
 /// Parameter positions.
 struct Args;
@@ -96,12 +70,12 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
     if !matches!(c.out, DType::BF16 | DType::F32) {
         return fail(format!("out = {:?}", c.out), "BF16 or F32");
     }
-    let l = layout(c);
-    if c.stages == 0 || l.bytes > SMEM_LIMIT {
+    let l = stages(c);
+    if c.stages == 0 || l.total > SMEM_LIMIT {
         return fail(
             format!(
                 "{} stages take {} bytes of shared memory",
-                c.stages, l.bytes
+                c.stages, l.total
             ),
             "at least 1 stage, at most 232448 bytes",
         );
@@ -151,7 +125,7 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
         ],
         block: WARPGROUP * (1 + c.tile_m / 64),
         cluster: [1, 1, 1],
-        smem_bytes: l.bytes,
+        smem_bytes: l.total,
         params,
     };
     Ok(Family {
@@ -167,11 +141,13 @@ fn shape(c: &GemmFp8) -> TileShape {
     }
 }
 
+fn stages(c: &GemmFp8) -> Stages {
+    Stages::new(c.tile_m, c.tile_n, c.stages)
+}
+
 fn body(k: &Kernel, c: &GemmFp8) {
-    let l = layout(c);
-    let smem = k.smem();
-    let ring = Ring::new(k, smem, l.ring);
-    let consumers = c.tile_m / 64;
+    let l = stages(c);
+    let ring = Ring::new(k, k.smem(), l.ring);
     let walk = match c.groups {
         Some(groups) => Walk::Grouped {
             offsets: k.arg_global(Args::OFFSETS),
@@ -182,46 +158,37 @@ fn body(k: &Kernel, c: &GemmFp8) {
             batch: 1,
         },
     };
-    let warpgroup = k.tid().ushr(7);
-    let warp = k.tid().ushr(5);
-
-    k.if_(k.tid().eq(0), || {
-        k.prefetch_tensor_map(k.arg_tensor_map(Args::A));
-        k.prefetch_tensor_map(k.arg_tensor_map(Args::B));
-        ring.init(consumers * 4);
-        k.fence_mbarrier_init();
-    });
-    k.sync_threads();
-
-    k.if_else(
-        warpgroup.eq(0),
-        || {
-            k.setmaxnreg_dec(PRODUCER_REGISTERS);
-            k.if_(warp.eq(0), || produce(k, c, &l, ring, walk));
-        },
-        || {
-            // 128 producer threads at 40 and the consumers' share fit into 65,536 registers.
-            k.setmaxnreg_inc(if consumers == 1 { 240 } else { 232 });
-            consume(k, c, &l, ring, walk);
-        },
+    let roles = Roles {
+        consumers: c.tile_m / 64,
+        maps: &[Args::A, Args::B],
+        rings: &[ring],
+    };
+    specialise(
+        k,
+        &roles,
+        |leader| produce(k, c, &l, ring, walk, leader),
+        || consume(k, c, &l, ring, walk),
     );
 }
 
-fn produce<'k>(k: &'k Kernel, c: &GemmFp8, l: &Layout, ring: Ring<'k>, walk: Walk<'k>) {
+fn produce<'k>(
+    k: &'k Kernel,
+    c: &GemmFp8,
+    l: &Stages,
+    ring: Ring<'k>,
+    walk: Walk<'k>,
+    leader: Val<'k, B1>,
+) {
     let (a, b) = (k.arg_tensor_map(Args::A), k.arg_tensor_map(Args::B));
     let position = ring.producer();
     let k_blocks = c.k.div_ceil(BLOCK_K);
-    // TMA counts the whole box, also where it lies outside of the tensor.
-    let bytes = (c.tile_m + c.tile_n) * BLOCK_K;
-    // One thread for the whole kernel: the ring's position lives in its registers.
-    let leader = k.elect_one();
     walk.for_each(k, shape(c), |tile| {
         // The warp walks together; the leader waits and issues.
         let column = tile.n_tile * c.tile_n;
         k.if_(leader, || {
             k.for_(0, k_blocks, 1, |block| {
-                ring.acquire(position, bytes);
-                let stage = k.smem().at(position.stage() * l.stage_bytes);
+                ring.acquire(position, l.copied);
+                let stage = l.at(k, position);
                 let depth = block * BLOCK_K;
                 k.tma_load(stage, a, &[depth, tile.row], ring.full(position));
                 let b_stage = stage.offset(l.b_offset);
@@ -242,7 +209,7 @@ fn produce<'k>(k: &'k Kernel, c: &GemmFp8, l: &Layout, ring: Ring<'k>, walk: Wal
     });
 }
 
-fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Layout, ring: Ring<'k>, walk: Walk<'k>) {
+fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Stages, ring: Ring<'k>, walk: Walk<'k>) {
     let thread = k.tid() & (WARPGROUP - 1);
     let half = k.tid().ushr(7) - 1;
     let fragment = Fragment::new(thread);
@@ -276,13 +243,9 @@ fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Layout, ring: Ring<'k>, walk: Wal
             let (s0, s1) = (sa0 * sb, sa1 * sb);
 
             ring.wait(position);
-            let stage = k.smem().at(position.stage() * l.stage_bytes);
-            let a_tile = stage.at(half * (64 * BLOCK_K));
-            let b_tile = stage.offset(l.b_offset);
             for part in 0..BLOCK_K / c.promote {
                 let offsets = k_major_offsets(c.promote, 0);
-                let [a, b] = [a_tile, b_tile]
-                    .map(|t| k.descriptor_128b(t.offset(part * c.promote), 0, 1024));
+                let (a, b) = l.descriptors(k, position, half, part * c.promote);
                 let p = k.wgmma(
                     Mma {
                         ty: MmaType::E4m3,

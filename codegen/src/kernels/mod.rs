@@ -11,7 +11,8 @@
 //! | `moe.rs` | `moe_plan`, `expand`, `combine` | `dispatch`, `combine` |
 //! | `route.rs`, `sample.rs` | `route`, `sample` | the same |
 //! | `row.rs`, `params.rs` | – | rows in chunks, quantisation of a row, numbering of parameters |
-//! | `tiles.rs` | – | the walk over output tiles and the store of a fragment, for both |
+//! | `roles.rs` | – | the producer and consumer skeleton of the matrix families |
+//! | `tiles.rs` | – | operand stages, the walk over output tiles, the store of a fragment |
 
 pub mod attention;
 pub mod elementwise;
@@ -20,6 +21,7 @@ pub mod gemm_fp8;
 pub mod moe;
 mod params;
 pub mod rms_norm;
+mod roles;
 pub mod rope;
 pub mod route;
 mod row;
@@ -41,9 +43,6 @@ pub struct Family<'a> {
     /// Emits the kernel's body.
     pub body: Box<dyn FnOnce(&emit::Kernel) + 'a>,
 }
-
-/// Threads of a warpgroup.
-pub(crate) const WARPGROUP: u32 = 128;
 
 /// Checks the config and finds its family.
 ///

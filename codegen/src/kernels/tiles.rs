@@ -1,9 +1,67 @@
-//! Shared by the matrix families: the persistent walk over output tiles, and the store of a fragment.
+//! Shared by the GEMM families: the ring of operand tiles, the persistent walk over output tiles, and the
+//! store of a fragment.
 
 use mcc_ir::program::Expr;
 use mcc_ir::types::DType;
 
-use crate::emit::{B1, F32, Global, I32, Kernel, Val, Var};
+use crate::emit::pipeline::{Position, RingLayout, SmemMap};
+use crate::emit::{B1, F32, Global, I32, I64, Kernel, Shared, Val, Var};
+
+/// Bytes of a tile's row: the span of the 128-byte swizzle, whatever the element type.
+pub(crate) const ROW_BYTES: u32 = 128;
+
+/// Shared memory of a GEMM: stages of an A tile and a B tile, both swizzled, then the ring's barriers.
+#[derive(Clone, Copy)]
+pub(crate) struct Stages {
+    /// Bytes from one stage to the next.
+    pub bytes: u32,
+    /// Where B begins in a stage.
+    pub b_offset: u32,
+    /// Bytes that a stage's copies bring: the whole boxes, also where they lie outside of the tensors.
+    pub copied: u32,
+    /// The barriers.
+    pub ring: RingLayout,
+    /// Bytes of it all.
+    pub total: u32,
+}
+
+impl Stages {
+    /// For tiles of `tile_m` and `tile_n` rows of 128 bytes.
+    pub fn new(tile_m: u32, tile_n: u32, stages: u32) -> Self {
+        let a = tile_m * ROW_BYTES;
+        // The swizzle pattern repeats every 1024 bytes, so tiles start at multiples of that.
+        let bytes = a + (tile_n * ROW_BYTES).next_multiple_of(1024);
+        let mut map = SmemMap::default();
+        map.reserve(bytes * stages, 1024);
+        let ring = RingLayout::reserve(&mut map, stages);
+        Self {
+            bytes,
+            b_offset: a,
+            copied: (tile_m + tile_n) * ROW_BYTES,
+            ring,
+            total: map.bytes(),
+        }
+    }
+
+    /// The stage at a position.
+    pub fn at<'k>(&self, k: &'k Kernel, position: Position<'k>) -> Shared<'k> {
+        k.smem().at(position.stage() * self.bytes)
+    }
+
+    /// Descriptors of the 64 A rows of consumer `consumer` and of B, `depth` bytes into K.
+    pub fn descriptors<'k>(
+        &self,
+        k: &'k Kernel,
+        position: Position<'k>,
+        consumer: Val<'k, I32>,
+        depth: u32,
+    ) -> (Val<'k, I64>, Val<'k, I64>) {
+        let stage = self.at(k, position);
+        let a = stage.at(consumer * (64 * ROW_BYTES)).offset(depth);
+        let b = stage.offset(self.b_offset + depth);
+        (k.descriptor_128b(a, 0, 1024), k.descriptor_128b(b, 0, 1024))
+    }
+}
 
 /// One output tile.
 #[derive(Clone, Copy)]

@@ -1,0 +1,67 @@
+//! The skeleton of every matrix kernel: one producer warp that issues TMA, consumer warpgroups that compute.
+//!
+//! ```text
+//! thread 0          prefetches tensor maps, initialises the rings' barriers
+//! all               synchronise
+//! warpgroup 0       gives registers back; its first warp produces, the others are done
+//! warpgroups 1..    take registers and consume
+//! ```
+
+use crate::emit::pipeline::Ring;
+use crate::emit::{B1, Kernel, Val};
+
+/// Threads of a warpgroup.
+pub(crate) const WARPGROUP: u32 = 128;
+/// Shared memory that one block may use on Hopper.
+pub(crate) const SMEM_LIMIT: u32 = 232_448;
+/// Registers of a producer thread: enough for addresses and loop counters (DeepGEMM uses the same).
+const PRODUCER_REGISTERS: u32 = 40;
+
+/// Registers of a consumer thread: with the producers' 128 x 40 they fit into an SM's 65,536.
+fn consumer_registers(consumers: u32) -> u32 {
+    if consumers == 1 { 240 } else { 232 }
+}
+
+/// What the roles share.
+pub(crate) struct Roles<'a, 'k> {
+    /// Consumer warpgroups, 1 or 2.
+    pub consumers: u32,
+    /// Positions of the tensor map parameters.
+    pub maps: &'a [usize],
+    /// Rings between the producer and all consumers.
+    pub rings: &'a [Ring<'k>],
+}
+
+/// Emits the skeleton. `produce` runs in one whole warp and gets the predicate of the thread that is to wait
+/// and to issue; it is the same thread in the whole kernel, so ring positions may live in its registers.
+pub(crate) fn specialise<'k>(
+    k: &'k Kernel,
+    roles: &Roles<'_, 'k>,
+    produce: impl FnOnce(Val<'k, B1>),
+    consume: impl FnOnce(),
+) {
+    let warpgroup = k.tid().ushr(7);
+    let warp = k.tid().ushr(5);
+    k.if_(k.tid().eq(0), || {
+        for map in roles.maps {
+            k.prefetch_tensor_map(k.arg_tensor_map(*map));
+        }
+        for ring in roles.rings {
+            // One arrival a consumer warp.
+            ring.init(roles.consumers * 4);
+        }
+        k.fence_mbarrier_init();
+    });
+    k.sync_threads();
+    k.if_else(
+        warpgroup.eq(0),
+        || {
+            k.setmaxnreg_dec(PRODUCER_REGISTERS);
+            k.if_(warp.eq(0), || produce(k.elect_one()));
+        },
+        || {
+            k.setmaxnreg_inc(consumer_registers(roles.consumers));
+            consume();
+        },
+    );
+}

@@ -95,7 +95,10 @@ pub enum Error {
     /// Program and manifest differ in shape: a compiler bug.
     #[error("compiler bug: the program does not map onto the bundle's manifest: {0}")]
     Manifest(String),
-    /// A bundle that cannot be read or written.
+    /// A bundle file that cannot be read or written; the message names it.
+    #[error(transparent)]
+    BundleFile(BundleError),
+    /// A bundle whose content is not sound.
     #[error("{}: {source}", path.display())]
     Bundle {
         /// The file.
@@ -121,6 +124,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Of the bundle at `path`.
+    pub fn bundle(path: impl Into<PathBuf>) -> impl FnOnce(BundleError) -> Self {
+        let path = path.into();
+        move |source| match source {
+            BundleError::Read { .. } | BundleError::Write { .. } => Self::BundleFile(source),
+            source => Self::Bundle { path, source },
+        }
+    }
+
     /// An [`Error::Io`].
     pub fn io(
         action: &'static str,

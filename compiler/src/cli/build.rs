@@ -95,10 +95,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     if let Some(dir) = &source.checkpoint {
         check_weights(dir, &bundle)?;
     }
-    bundle.write(&path).map_err(|source| Error::Bundle {
-        path: path.clone(),
-        source,
-    })?;
+    bundle.write(&path).map_err(Error::bundle(&path))?;
     let seconds = start.elapsed().as_secs_f64();
     let bytes = std::fs::metadata(&path)
         .map_err(Error::io("read", &path))?

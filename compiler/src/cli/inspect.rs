@@ -24,10 +24,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Error> {
-    let bundle = Bundle::read(&args.bundle).map_err(|source| Error::Bundle {
-        path: args.bundle.clone(),
-        source,
-    })?;
+    let bundle = Bundle::read(&args.bundle).map_err(Error::bundle(&args.bundle))?;
     if let Some(dir) = &args.extract {
         extract(&bundle, &args.bundle, dir)?;
     }
@@ -98,10 +95,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 
 /// Writes every section under its name.
 fn extract(bundle: &Bundle, from: &Path, dir: &Path) -> Result<(), Error> {
-    let sections = bundle.sections().map_err(|source| Error::Bundle {
-        path: from.to_owned(),
-        source,
-    })?;
+    let sections = bundle.sections().map_err(Error::bundle(from))?;
     for section in sections {
         let path = dir.join(&section.name);
         if let Some(parent) = path.parent() {

@@ -41,10 +41,7 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
         .device
         .parse()
         .map_err(mcc_runtime::RuntimeError::from)?;
-    let bundle = Bundle::read(&args.bundle).map_err(|source| Error::Bundle {
-        path: args.bundle.clone(),
-        source,
-    })?;
+    let bundle = Bundle::read(&args.bundle).map_err(Error::bundle(&args.bundle))?;
     let tokenizer = tokenizer(&bundle, &args.weights)?;
     let eos = bundle.manifest.tokenizer.eos.clone();
     let options = DeviceOptions {

@@ -73,11 +73,17 @@ struct Layout {
 
 fn layout(c: &Attention, rows: Rows) -> Layout {
     let tiles = |channels: u32| channels.div_ceil(CHANNELS);
-    let (dk, dr, dv) = (tiles(c.dk), tiles(c.dr), tiles(c.dv));
+    let (dk, dr) = (tiles(c.dk), tiles(c.dr));
     let (consumers, part) = match rows {
         Rows::Queries => (2, c.dv),
         Rows::Heads if c.dv <= MAX_VALUE_PART => (1, c.dv),
         Rows::Heads => (2, (c.dv.div_ceil(2)).next_multiple_of(CHANNELS)),
+    };
+    // Consumers that split the value read parts of equal size: the last one's ends in zeros where the value
+    // has no channels, and a stage holds those too.
+    let dv = match rows {
+        Rows::Queries => tiles(c.dv),
+        Rows::Heads => consumers * tiles(part),
     };
     let q_sets = if rows == Rows::Queries { consumers } else { 1 };
     let tile_bytes = c.tile_kv * ROW_BYTES;

@@ -93,7 +93,10 @@ impl AttentionChoice {
 fn smem_bytes(problem: &AttentionProblem, tile: AttentionTile) -> u64 {
     let channels = |n: u64| n.next_multiple_of(CHANNEL_TILE) * BF16_BYTES;
     let key = channels(problem.dk) + channels(problem.dr);
-    let stage = u64::from(tile.kv) * (key + channels(problem.dv));
+    // Above 256 channels two warpgroups share the value, in parts of whole tiles.
+    let parts = if problem.dv > 256 { 2 } else { 1 };
+    let value = parts * channels(problem.dv.div_ceil(parts));
+    let stage = u64::from(tile.kv) * (key + value);
     SMEM_OVERHEAD + problem.query_rows * key + u64::from(tile.stages) * stage
 }
 

@@ -1,0 +1,19 @@
+//! Everything that is tested across crates.
+//!
+//! | module | what holds |
+//! |---|---|
+//! | [`conformance`] | every kernel family's PTX, run on the simulator, means what the reference evaluator means |
+//! | [`ptx`] | the kernels of the tiny and of the published model: snapshots, and what ptxas says of them |
+//! | [`round_trip`] | every text form reads back as what was printed |
+//! | [`build`] | two builds are equal byte for byte, and the manifest says what the program says |
+//! | [`bad_input`] | whatever is wrong with an input is said in words, and nothing is left behind |
+//! | [`e2e`] | the trained checkpoint, built and run, against a reference of another make |
+
+mod bad_input;
+mod build;
+mod conformance;
+mod e2e;
+mod harness;
+mod ptx;
+mod round_trip;
+mod sources;

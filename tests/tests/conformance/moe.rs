@@ -1,0 +1,188 @@
+//! Routing: the gate, the plan, and the ways to the experts and back.
+
+use mcc_ir::eval::{Rng, Tensor};
+use mcc_ir::kernel::{Combine, Expand, KernelConfig, MoePlan, Route};
+use mcc_ir::op::Op;
+use mcc_ir::types::F32;
+
+use super::eval;
+use crate::harness::{Plane, all_planes, assert_same, assert_within, planes, run};
+
+/// Token `t`'s experts, distinct, as a gate would choose them.
+fn routing(rng: &mut Rng, tokens: usize, experts: usize, k: usize, pattern: &str) -> Tensor {
+    let mut chosen = Vec::new();
+    for _ in 0..tokens {
+        let mut all: Vec<i32> = (0..experts as i32).collect();
+        match pattern {
+            // The same experts for everyone: the first one gets every token, most get none.
+            "one" => {}
+            // No token for the lower half.
+            "upper" => {
+                all.drain(..experts / 2);
+                shuffle(rng, &mut all);
+            }
+            _ => shuffle(rng, &mut all),
+        }
+        chosen.extend(&all[..k]);
+    }
+    Tensor::i32(&[tokens, k], chosen).expect("sizes")
+}
+
+fn shuffle(rng: &mut Rng, v: &mut [i32]) {
+    for i in (1..v.len()).rev() {
+        v.swap(i, rng.below(i + 1));
+    }
+}
+
+#[test]
+fn plan_expand_and_combine_are_exact_to_the_bit() {
+    // tokens, experts, top_k, width
+    let shapes = [
+        (1, 16, 4, 256, "random"),
+        (5, 8, 1, 8, "random"),
+        (33, 16, 4, 136, "upper"),
+        (70, 16, 4, 256, "one"),
+        (40, 256, 8, 128, "random"),
+        (129, 3, 2, 64, "random"),
+    ];
+    for (i, (t, e, k, width, pattern)) in shapes.into_iter().enumerate() {
+        let seed = 500 + i as u64;
+        let case =
+            format!("{t} tokens, {k} of {e} experts ({pattern}), width {width}, seed {seed}");
+        let mut rng = Rng::new(seed);
+        let experts = routing(&mut rng, t, e, k, pattern);
+        let x = rng.bf16(&[t, width], 1.0).expect("sizes");
+        let dispatch = Op::Dispatch {
+            n_experts: e as u32,
+        };
+        let want = eval(&dispatch, &[&x, &experts]);
+
+        let config = KernelConfig::MoePlan(MoePlan {
+            experts: e as u32,
+            top_k: k as u32,
+        });
+        let plan = run(&config, &[("T", t)], planes(&experts), seed);
+        assert_same(&case, "offsets", &plan[0], &planes(&want[1])[0]);
+        assert_same(&case, "slots", &plan[1], &planes(&want[2])[0]);
+
+        let expand = |quant, tensor: &Tensor, want: &Tensor| {
+            let config = KernelConfig::Expand(Expand {
+                width: width as u32,
+                top_k: k as u32,
+                quant,
+            });
+            let mut inputs = planes(tensor);
+            inputs.push(plan[2].clone());
+            let got = run(&config, &[("T", t)], inputs, seed);
+            for (got, want) in got.iter().zip(planes(want)) {
+                assert_same(&case, "rows", got, &want);
+            }
+        };
+        expand(false, &x, &want[0]);
+        if width % 16 == 0 {
+            let q = rng.activation(&[t, width], 1.0).expect("sizes");
+            expand(true, &q, &eval(&dispatch, &[&q, &experts])[0]);
+        }
+
+        let y = rng.bf16(&[k * t, width], 1.0).expect("sizes");
+        let weights = rng.f32(&[t, k], 0.5).expect("sizes");
+        let want = eval(&Op::Combine, &[&y, &want[2], &weights]);
+        let config = KernelConfig::Combine(Combine {
+            width: width as u32,
+            top_k: k as u32,
+        });
+        let inputs = vec![
+            planes(&y)[0].clone(),
+            plan[1].clone(),
+            planes(&weights)[0].clone(),
+        ];
+        let got = run(&config, &[("T", t)], inputs, seed);
+        assert_same(&case, "out", &got[0], &planes(&want[0])[0]);
+    }
+}
+
+fn gate(experts: u32, top_k: u32, n_group: u32, topk_group: u32, normalize: bool) -> Route {
+    Route {
+        experts,
+        top_k,
+        n_group,
+        topk_group,
+        scaling: 2.5,
+        normalize,
+    }
+}
+
+fn route(config: &Route, logits: &Tensor, bias: &Tensor, seed: u64) -> (Vec<Plane>, Vec<Tensor>) {
+    let op = Op::Route {
+        top_k: config.top_k,
+        n_group: config.n_group,
+        topk_group: config.topk_group,
+        scaling: F32::from(config.scaling),
+        normalize: config.normalize,
+    };
+    let want = eval(&op, &[logits, bias]);
+    let tokens = logits.shape()[0];
+    let inputs = all_planes(&[logits, bias]);
+    (
+        run(
+            &KernelConfig::Route(config.clone()),
+            &[("T", tokens)],
+            inputs,
+            seed,
+        ),
+        want,
+    )
+}
+
+/// Scores are sigmoids: the exponential errs by |x| * 2^-23 + 2^-22, the sum and the quotient by 2^-24 each. A
+/// weight is a score over a sum of scores times a factor: twice that and `k` + 2 more roundings, below 2^-19 for
+/// logits up to 8 and eight experts. The choice is the evaluator's as long as no two scores that decide it are
+/// closer than that; random logits of these seeds are not.
+#[test]
+fn gates_choose_the_same_experts_with_the_same_weights() {
+    let gates = [
+        (7, gate(16, 4, 4, 2, true)),
+        (1, gate(256, 8, 8, 4, true)),
+        (20, gate(256, 8, 8, 4, false)),
+        (9, gate(8, 2, 1, 1, true)),
+        (5, gate(48, 6, 3, 1, true)),
+        (3, gate(32, 4, 16, 8, true)),
+    ];
+    for (i, (tokens, config)) in gates.into_iter().enumerate() {
+        let seed = 600 + i as u64;
+        let case = format!("{tokens} tokens, {config:?}, seed {seed}");
+        let mut rng = Rng::new(seed);
+        let e = config.experts as usize;
+        let logits = rng.f32(&[tokens, e], 1.3).expect("sizes");
+        let bias = rng.f32(&[e], 0.1).expect("sizes");
+        let (got, want) = route(&config, &logits, &bias, seed);
+        assert_same(&case, "experts", &got[0], &planes(&want[0])[0]);
+        let weights = want[1].as_float().expect("floats");
+        assert_within(&case, "weights", &got[1].floats(), weights, |_, w| {
+            2f64.powi(-19) * w.abs()
+        });
+    }
+}
+
+/// Equal logits give equal scores on both sides: only the order of ties is left, and it is defined.
+#[test]
+fn ties_go_to_the_lowest_index() {
+    for (i, levels) in [1, 2, 3].into_iter().enumerate() {
+        let seed = 620 + i as u64;
+        let mut rng = Rng::new(seed);
+        let config = gate(64, 6, 8, 3, true);
+        // Few distinct values; powers of two apart, so that sums with the bias tie too.
+        let logits: Vec<f32> = (0..10 * 64)
+            .map(|_| rng.below(levels) as f32 - 1.0)
+            .collect();
+        let logits = Tensor::f32(&[10, 64], logits).expect("sizes");
+        let bias = Tensor::f32(&[64], vec![0.0; 64]).expect("sizes");
+        let (got, want) = route(&config, &logits, &bias, seed);
+        assert_same(
+            &format!("{levels} levels"),
+            "experts",
+            &got[0],
+            &planes(&want[0])[0],
+        );
+    }
+}

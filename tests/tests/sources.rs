@@ -1,0 +1,117 @@
+//! What the tests build: the trained tiny checkpoint and the published DeepSeek-V3's shapes.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use mcc::import::LimitOptions;
+use mcc::source::{self, Source};
+use mcc::stages::{self, BuildOptions, Built, Emit};
+use mcc_bundle::TokenizerInfo;
+use mcc_dsl::Yarn;
+use mcc_dsl::models::deepseek_v3::{Config, Limits, deepseek_v3};
+use mcc_ir::Module;
+use mcc_ir::kernel::KernelConfig;
+
+/// The checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The trained checkpoint.
+pub fn tiny_dir() -> PathBuf {
+    root().join("examples/tiny-v3")
+}
+
+pub fn tiny() -> Source {
+    source::read(&tiny_dir(), LimitOptions::default()).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The published 671B model with this many of its 61 layers; the first three are dense.
+pub fn published(layers: u64) -> Module {
+    let config = Config {
+        name: "deepseek-v3".to_owned(),
+        vocab_size: 129_280,
+        hidden_size: 7168,
+        num_hidden_layers: layers,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: false,
+        fp8_weights: true,
+        num_attention_heads: 128,
+        q_lora_rank: Some(1536),
+        kv_lora_rank: 512,
+        qk_nope_head_dim: 128,
+        qk_rope_head_dim: 64,
+        v_head_dim: 128,
+        rope_theta: 10000.0,
+        yarn: Some(Yarn {
+            factor: 40.0,
+            original: 4096.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            mscale: 1.0,
+            mscale_all_dim: 1.0,
+        }),
+        intermediate_size: 18432,
+        first_k_dense_replace: 3,
+        moe_layer_freq: 1,
+        n_routed_experts: 256,
+        n_shared_experts: 1,
+        moe_intermediate_size: 2048,
+        num_experts_per_tok: 8,
+        n_group: 8,
+        topk_group: 4,
+        routed_scaling_factor: 2.5,
+        norm_topk_prob: true,
+        limits: Limits {
+            max_step_tokens: 4096,
+            max_context: 163_840,
+        },
+    };
+    deepseek_v3(&config).unwrap_or_else(|e| panic!("{e}"))
+}
+
+pub fn source(module: Module) -> Source {
+    Source {
+        module,
+        tokenizer: None,
+        special: TokenizerInfo::default(),
+        warnings: Vec::new(),
+        checkpoint: None,
+    }
+}
+
+/// Builds up to a stage, or completely.
+pub fn build(source: &Source, cubins: bool, last: Option<Emit>) -> Built {
+    let options = BuildOptions {
+        target: "h100".to_owned(),
+        optimize: true,
+        cubins,
+        dump: None,
+    };
+    stages::run(source, &options, last, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The tiny model, built once without cubins.
+pub fn tiny_built() -> &'static (Source, Built) {
+    static BUILT: OnceLock<(Source, Built)> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let source = tiny();
+        let built = build(&source, false, None);
+        (source, built)
+    })
+}
+
+/// Kernels of the tiny and of the published model, each once. A kernel does not depend on how many layers use
+/// it: four layers of the published model have all of them.
+pub fn kernels() -> Vec<KernelConfig> {
+    let published = build(&source(published(4)), false, Some(Emit::Program));
+    let mut all: Vec<KernelConfig> = Vec::new();
+    for program in [&tiny_built().1.program, &published.program] {
+        for kernel in &program.as_ref().expect("a program").kernels {
+            if !all.contains(&kernel.config) {
+                all.push(kernel.config.clone());
+            }
+        }
+    }
+    all
+}

@@ -169,6 +169,7 @@ impl Tile {
             let x = first + i64::from(i) * step;
             x >= 0 && (x as u64) < self.dims[0]
         };
+        let row_bytes = u64::from(count) * size;
         let (mut low, mut high) = (0, count);
         if row.is_none() {
             (low, high) = (0, 0);
@@ -181,9 +182,10 @@ impl Tile {
             }
         }
         if direction == Direction::Load && (low > 0 || high < count) {
-            for i in (0..low).chain(high..count) {
-                // SAFETY: inside the box.
-                unsafe { self.fill(shared.add(place(u64::from(i) * size))) };
+            // SAFETY: both ranges are inside the box, whose rows are whole 16-byte units.
+            unsafe {
+                self.fill(shared, &place, 0, u64::from(low) * size);
+                self.fill(shared, &place, u64::from(high) * size, row_bytes);
             }
         }
         let (Some(row), true) = (row, low < high) else {
@@ -252,11 +254,12 @@ impl Tile {
         })
     }
 
-    /// What an element out of bounds reads as.
+    /// Writes what elements out of bounds read as into bytes `from..to` of a row. Units of 16 bytes stay
+    /// together under the swizzle, so whole units go at once: most of a decode step's boxes is out of bounds.
     ///
     /// # Safety
-    /// `p` is valid for one element.
-    unsafe fn fill(&self, p: *mut u8) {
+    /// `shared` is valid for the row; `from` and `to` are multiples of the element's size.
+    unsafe fn fill(&self, shared: *mut u8, place: &impl Fn(u64) -> usize, from: u64, to: u64) {
         let nan: u64 = match self.elem {
             TensorElem::F16 => 0x7fff,
             TensorElem::Bf16 => 0x7fff,
@@ -264,13 +267,22 @@ impl Tile {
             _ => 0x7fff_ffff,
         };
         let bits = if self.oob_nan { nan } else { 0 };
-        // SAFETY: by the caller's promise.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                bits.to_le_bytes().as_ptr(),
-                p,
-                self.elem.bytes() as usize,
-            )
-        };
+        let size = self.elem.bytes() as usize;
+        let mut unit = [0u8; 16];
+        if bits != 0 {
+            for element in unit.chunks_exact_mut(size) {
+                element.copy_from_slice(&bits.to_le_bytes()[..size]);
+            }
+        }
+        let mut at = from;
+        while at < to {
+            // Up to the end of the unit that `at` lies in.
+            let n = (16 - at % 16).min(to - at);
+            // SAFETY: by the caller's promise.
+            unsafe {
+                std::ptr::copy_nonoverlapping(unit.as_ptr(), shared.add(place(at)), n as usize);
+            }
+            at += n;
+        }
     }
 }

@@ -209,7 +209,7 @@ fn wgmma_kernel(n: u32, instruction: &str, trailing: &str) -> String {
     )
 }
 
-/// The accumulation of spec section 6.3 written out once more, in f64 and by
+/// The accumulation of `numerics::wgmma` written out once more, in f64 and by
 /// steps of k: exact products, truncation, exact sum, truncated result.
 fn reference(a: &[f64], b: &[f64], c: f32, min_exp: i32, f: i32, keep: u32) -> f32 {
     let exp = |v: f64| {

@@ -3,7 +3,8 @@
 //! In: operand tiles as codes, and a tile of FP32 accumulators. Out: the
 //! accumulators after one instruction, bit for bit by this model (FTTC-style
 //! fused summation; measured on an H100 for the C = 0 FP8 case and for 16-bit
-//! operands, and inferred for FP8 with C != 0):
+//! operands, and inferred for FP8 with C != 0; sources in `docs/model.md`,
+//! "Tensor-core accumulation"):
 //!
 //! 1. An operand is significand * 2^e with 1 <= |s| < 2; a subnormal keeps the
 //!    format's least exponent. Products are exact and not renormalised; their

@@ -1,7 +1,7 @@
 //! `gemm_bf16`: D = A Bᵀ of BF16 operands with FP32 accumulation, dense or batched over heads.
 //!
 //! Meaning: `matmul` and `batched_matmul`. The tensor core adds 16 products and the accumulator at a time
-//! (spec section 6.3, F = 25), in K order; the reference leaves the order open.
+//! (`docs/model.md`, "Tensor-core accumulation", F = 25), in K order; the reference leaves the order open.
 //!
 //! ```text
 //! warpgroup 0      producer: one thread keeps a ring of stages filled by TMA

@@ -1,7 +1,8 @@
 //! `gemm_fp8`: D = A Bᵀ of E4M3 operands with 1x128 and 128x128 scales, dense or grouped by expert.
 //!
-//! Meaning: spec section 6.4, bit for bit: every `promote` elements of K the tensor core starts from zero;
-//! its partial sum `p` is promoted by `acc = fma(fl(sa * sb), p, acc)` in FP32, in K order.
+//! Meaning: `docs/model.md`, "Promoted accumulation", bit for bit: every `promote` elements of K the tensor
+//! core starts from zero; its partial sum `p` is promoted by `acc = fma(fl(sa * sb), p, acc)` in FP32, in K
+//! order.
 //!
 //! ```text
 //! warpgroup 0      producer: one thread keeps a ring of stages filled by TMA

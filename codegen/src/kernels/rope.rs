@@ -1,5 +1,5 @@
-//! Rotary position embedding (spec section 1.5): `rope`, and `mla_cache_write`, which norms the latent,
-//! rotates the shared key and writes both into the cache row of their position.
+//! Rotary position embedding (`docs/model.md`, "RoPE and YaRN"): `rope`, and `mla_cache_write`, which norms the
+//! latent, rotates the shared key and writes both into the cache row of their position.
 //!
 //! Interleaved pairs: `(a, b) → (a cos - b sin, a sin + b cos)` in FP32, each operation rounded as in the
 //! reference (no contraction), one rounding to BF16 at the end.

@@ -1,4 +1,4 @@
-//! `route`: the sigmoid gate with group-limited top-k (spec section 1.6), one warp a token.
+//! `route`: the sigmoid gate with group-limited top-k (`docs/model.md`, "Gate"), one warp a token.
 //!
 //! Meaning: the op `route`. Scores are `1 / (1 + e^-x)` with `ex2.approx`; everything behind them follows the
 //! reference's order. Equal scores: the lowest index wins, for groups and for experts.

@@ -22,7 +22,7 @@ const MAX_THREADS: u32 = 256;
 const MAX_CHUNKS: u32 = 16;
 /// E4M3's largest value.
 const E4M3_MAX: f32 = 448.0;
-/// Smallest absolute maximum that a scale is made of (spec section 6.1).
+/// Smallest absolute maximum that a scale is made of: an all-zero group gets a finite one.
 const AMAX_FLOOR: f32 = 1e-4;
 
 /// How a row is shared out.
@@ -140,9 +140,9 @@ pub(crate) struct QuantRow<'k> {
 }
 
 impl<'k> QuantRow<'k> {
-    /// Quantises chunk number `i` of every thread (spec section 6.1): amax over the group, clamped; `s = amax
-    /// / 448`; code of `x / s`, both true divisions. `x` holds BF16 values, zeros outside of the row. All
-    /// threads of the block call it together.
+    /// Quantises chunk number `i` of every thread (`docs/model.md`, "E4M3 block quantisation"): amax over the
+    /// group, clamped; `s = amax / 448`; code of `x / s`, both true divisions. `x` holds BF16 values, zeros
+    /// outside of the row. All threads of the block call it together.
     pub fn store(&self, k: &'k Kernel, shape: RowShape, i: u32, x: &[Val<'k, F32>; 8]) {
         let chunk = shape.chunk(k, i);
         let mut amax = x[0].abs();

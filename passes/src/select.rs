@@ -5,7 +5,7 @@
 //! that the kernel can address ([`mcc_ir::kernel::OperandSpec`]); `slice` and `reshape` are gone; states are
 //! written in place, and no launch reads a state's old value after that.
 //!
-//! One family of ops a file: [`rows`] (row-wise), [`gemm`], [`attention`], [`moe`]. An op that no kernel
+//! One family of ops a file: `rows` (row-wise), `gemm`, `attention`, `moe`. An op that no kernel
 //! computes as asked is a typed error that names the op and the value, never a silent fallback.
 
 mod attention;

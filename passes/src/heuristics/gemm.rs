@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Few rows (decode) make waves and wasted rows decide: small tiles win. Many rows make the block decide:
-//! two consumer warpgroups hide promotion (paper section 3.5.2), so large tiles win.
+//! two consumer warpgroups hide promotion (arXiv 2412.19437, section 3.3.2), so large tiles win.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -74,7 +74,7 @@ pub struct GemmChoice {
     pub candidates: Vec<GemmCandidate>,
 }
 
-/// Columns a tile. Each divides 128, so that one weight scale covers a column tile (spec section 6.2), and
+/// Columns a tile. Each divides 128, so that one weight scale of 128x128 covers a column tile, and
 /// at 128 the two FP32 accumulators of the promoted FP8 product (`128 / 2` registers each) still fit beside
 /// two consumer warpgroups.
 const TILE_N: [u32; 4] = [16, 32, 64, 128];

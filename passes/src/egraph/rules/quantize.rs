@@ -5,7 +5,7 @@
 //! q = quantize(rows)                     ->  rows, offsets, slots = dispatch(q, e)
 //! ```
 //!
-//! `quantize` maps each group of 128 neighbours of the last axis on its own (spec section 6.1). It therefore
+//! `quantize` maps each group of 128 neighbours of the last axis on its own (`docs/ops.md`). It therefore
 //! commutes, bit for bit, with every op that moves groups as a whole. The last group of a row may be partial; a
 //! partial group is another group than the whole one, so it must stay at the end of its row.
 //!

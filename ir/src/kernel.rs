@@ -50,7 +50,8 @@ pub enum KernelConfig {
     Sample(Sample),
 }
 
-/// `matmul` and `grouped_matmul` of block-scaled operands: `D = A B^T`, promoted every `promote` of K (spec section 6.4).
+/// `matmul` and `grouped_matmul` of block-scaled operands: `D = A B^T`, promoted every `promote` of K
+/// (`docs/model.md`, "Promoted accumulation").
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GemmFp8 {
     /// Columns of D.

@@ -62,7 +62,8 @@ pub enum ParamSource {
     },
     /// Swaps the last two axes.
     Transpose(Box<ParamSource>),
-    /// Generated: `f32[positions, dim/2, 2]`, the cosine and sine of each rotation (spec section 1.5).
+    /// Generated: `f32[positions, dim/2, 2]`, the cosine and sine of each rotation (`docs/model.md`, "RoPE and
+    /// YaRN").
     RopeTable {
         /// Rotated channels.
         dim: u64,
@@ -75,7 +76,7 @@ pub enum ParamSource {
     },
 }
 
-/// YaRN context extension of a rotary embedding (spec section 1.5).
+/// YaRN context extension of a rotary embedding (`docs/model.md`, "RoPE and YaRN").
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Yarn {
     /// Ratio of the new context to the original one.
@@ -86,9 +87,9 @@ pub struct Yarn {
     pub beta_fast: f64,
     /// Rotations below which a channel is fully interpolated.
     pub beta_slow: f64,
-    /// Attention temperature of the table.
+    /// Attention temperature of the table: multiplies cosines and sines.
     pub mscale: f64,
-    /// The same for channels of the unrotated part.
+    /// Attention temperature of all channels: divides the table's, and its square is in the softmax scale.
     pub mscale_all_dim: f64,
 }
 

@@ -290,8 +290,8 @@ impl Parts {
 ///
 /// Each term is cut toward zero to 13 fraction bits below the largest exponent among all terms,
 /// where a product's exponent is the sum of its factors' exponents (not renormalised). The exact
-/// sum of the cut terms is then cut toward zero to a 13-bit mantissa. Agrees with every published
-/// H100 vector (spec section 6.3).
+/// sum of the cut terms is then cut toward zero to a 13-bit mantissa. Measured on an H100
+/// for c = 0; for other c it is a published model (`docs/model.md`, "Tensor-core accumulation").
 pub fn wgmma_e4m3(a: &[u8; WGMMA_K], b: &[u8; WGMMA_K], c: f32) -> f32 {
     sum_block(&Parts::new(a, WGMMA_K), 0, &Parts::new(b, WGMMA_K), 0, c)
 }
@@ -390,7 +390,7 @@ pub enum Promotion {
 /// Unscaled FP8 product `a [m, k] * b [n, k]^T`, accumulated on the tensor core and promoted as
 /// told.
 ///
-/// It isolates the accumulation error (spec section 6.3, table); models use [`gemm_block_scaled`].
+/// It isolates the accumulation error; models use [`gemm_block_scaled`].
 pub fn gemm_unscaled(a: &[u8], b: &[u8], k: usize, promotion: Promotion) -> Vec<f32> {
     let interval = match promotion {
         Promotion::Every(interval) => (interval as usize).next_multiple_of(WGMMA_K).max(WGMMA_K),
@@ -424,7 +424,7 @@ pub struct BlockScaledGemm<'a> {
     pub promote: u32,
 }
 
-/// The product of spec section 6.4, `[m, n]` in FP32 before the final rounding.
+/// The product of `docs/model.md`, "Promoted accumulation": `[m, n]` in FP32 before the final rounding.
 ///
 /// Every `promote` of K a fresh tensor-core sum `p` is added with one FMA:
 /// `acc = fma(fl(a_scale * b_scale), p, acc)`, in K order.

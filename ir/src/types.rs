@@ -308,7 +308,7 @@ pub struct ScaleBlock {
 }
 
 impl ScaleBlock {
-    /// Activations: one scale for 128 channels of a row (spec section 6.1).
+    /// Activations: one scale for 128 channels of a row (`docs/model.md`, "E4M3 block quantisation").
     pub const ACTIVATION: Self = Self { rows: 1, cols: 128 };
     /// Weights: one scale for a 128x128 block.
     pub const WEIGHT: Self = Self {

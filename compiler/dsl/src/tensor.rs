@@ -41,7 +41,7 @@ impl Operand for Tensor {
     }
 }
 
-/// Options of [`Tensor::route`] (spec section 1.6).
+/// Options of [`Tensor::route`] (`docs/model.md`, "Gate").
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Routing {
     /// Experts a token.

@@ -93,7 +93,8 @@ fn the_published_model_has_671_billion_parameters() {
         name != "rope_table" && !name.contains("absorbed")
     });
     assert!((671.0e9..671.1e9).contains(&(total as f64)), "{total}");
-    // One MLA layer: 187.1 M (spec section 1.1).
+    // One MLA layer: 7168*1536 + 1536*24576 (queries) + 7168*576 + 512*32768 (keys and values)
+    // + 16384*7168 (output) = 187.1 M.
     let mla = elements(&module, |name| {
         name.starts_with("layers.7.self_attn.") && !name.contains("absorbed")
     });

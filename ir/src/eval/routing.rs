@@ -19,8 +19,8 @@ pub(super) struct Gate {
     pub normalize: bool,
 }
 
-/// Sigmoid gate with group-limited top-k (spec section 1.6): experts `i32 [T, k]` and weights `f32
-/// [T, k]`.
+/// Sigmoid gate with group-limited top-k (`docs/model.md`, "Gate"): experts `i32 [T, k]` and weights
+/// `f32 [T, k]`.
 ///
 /// The sigmoid is rounded once to FP32; everything after it is FP32 in the stated order. Ties go to
 /// the lowest index, for groups and for experts.

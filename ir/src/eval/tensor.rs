@@ -116,7 +116,7 @@ impl Tensor {
         })
     }
 
-    /// Quantises the last axis in groups of 128 (spec section 6.1).
+    /// Quantises the last axis in groups of 128 (`docs/model.md`, "E4M3 block quantisation").
     pub fn quantized(shape: &[usize], data: &[f32]) -> Result<Tensor, TensorError> {
         let width = shape.last().copied().unwrap_or(0);
         let q = numerics::quantize_rows(data, width);

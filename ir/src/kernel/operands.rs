@@ -54,7 +54,7 @@ pub struct OperandSpec {
     pub layout: Layout,
 }
 
-/// Elements that share one scale along K (paper section 3.3.2).
+/// Elements that share one scale along K (arXiv 2412.19437, section 3.3.2).
 const SCALE_BLOCK: u64 = 128;
 
 impl KernelConfig {

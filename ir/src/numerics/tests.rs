@@ -296,8 +296,8 @@ fn product_refuses_what_it_cannot_mean() {
 
 #[test]
 fn promotion_bounds_the_accumulation_error() {
-    // Same-sign sums shrink under truncation; promotion keeps the loss independent of K (spec 6.3,
-    // table).
+    // Same-sign sums shrink under truncation; promotion keeps the loss independent of K.
+    // The report (arXiv 2412.19437, section 3.3.2) saw about 2 % at K = 4096 without it.
     let k = 4096;
     let a: Vec<u8> = codes(8 * k, 3).iter().map(|c| c & 0x7f).collect();
     let b: Vec<u8> = codes(8 * k, 4).iter().map(|c| c & 0x7f).collect();

@@ -121,7 +121,7 @@ pub enum ConfigError {
 const MAX_SIZE: u64 = 1 << 20;
 
 impl Config {
-    /// Softmax scale of attention with the YaRN correction (spec section 1.4).
+    /// Softmax scale of attention with the YaRN correction (`docs/model.md`, "RoPE and YaRN").
     pub fn softmax_scale(&self) -> f32 {
         softmax_scale(
             self.qk_nope_head_dim + self.qk_rope_head_dim,

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use super::compile::{self, compile};
 use super::print_line;
 use crate::error::Error;
 use crate::import::LimitOptions;
+use crate::ptxas;
 use crate::stages::{self, BuildOptions, Built, Emit};
-use crate::{pack, ptxas, source};
 
 /// Flags of `mcc build`.
 #[derive(clap::Args, Debug)]
@@ -53,28 +53,13 @@ pub fn run(args: &Args) -> Result<(), Error> {
         max_step_tokens: args.max_step_tokens,
         max_context: args.max_context,
     };
-    let source = source::read(&args.source, limits)?;
-    for warning in &source.warnings {
-        eprintln!("warning: {warning}");
-    }
     let options = BuildOptions {
         target: args.target.clone(),
         optimize: !args.no_optimize,
         cubins: !args.no_cubin,
         dump: args.dump.clone(),
     };
-    let bar = ProgressBar::new(0);
-    bar.set_style(
-        ProgressStyle::with_template("{bar:24} {pos}/{len} {wide_msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    let built = stages::run(&source, &options, args.emit, &mut |what, done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-        bar.set_message(what.to_owned());
-    });
-    bar.finish_and_clear();
-    let built = built?;
+    let (source, built) = compile(&args.source, limits, &options, args.emit)?;
 
     if let Some(emit) = args.emit {
         let text = text(&built, emit)?;
@@ -91,10 +76,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         .output
         .clone()
         .unwrap_or_else(|| format!("{}.mccb", built.graph.name).into());
-    let bundle = pack::pack(&source, &built)?;
-    if let Some(dir) = &source.checkpoint {
-        check_weights(dir, &bundle)?;
-    }
+    let bundle = compile::bundle(&source, &built)?;
     bundle.write(&path).map_err(Error::bundle(&path))?;
     let seconds = start.elapsed().as_secs_f64();
     let bytes = std::fs::metadata(&path)
@@ -171,17 +153,6 @@ fn text(built: &Built, emit: Emit) -> Result<String, Error> {
             }),
         }),
     }
-}
-
-/// Checks the checkpoint's headers against the model, when it has weights: better now than at the first run.
-fn check_weights(dir: &Path, bundle: &mcc_bundle::Bundle) -> Result<(), Error> {
-    let has_weights = ["model.safetensors", "model.safetensors.index.json"]
-        .iter()
-        .any(|f| dir.join(f).exists());
-    if has_weights {
-        mcc_runtime::Checkpoint::open(dir)?.check(&bundle.manifest.params)?;
-    }
-    Ok(())
 }
 
 /// Writes a file so that a reader sees all of it or nothing.

@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         ));
     }
     if args.stats {
-        print_stats(loaded.model.stats(), &loaded.model.memory_plan());
+        print_stats(&loaded);
     }
     Ok(())
 }

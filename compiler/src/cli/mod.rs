@@ -1,6 +1,7 @@
 //! The command line: one file a command, flags beside what they do.
 
 mod build;
+mod compile;
 mod eval;
 mod inspect;
 mod model;

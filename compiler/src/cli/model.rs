@@ -1,22 +1,29 @@
 //! What `run` and `eval` share: a bundle on a device with its weights, and its tokenizer.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mcc_bundle::Bundle;
-use mcc_runtime::{DeviceKind, DeviceOptions, Model, Stats, open_device};
+use mcc_runtime::{DeviceKind, DeviceOptions, Model, open_device};
 use tokenizers::Tokenizer;
 
+use super::compile;
 use crate::error::Error;
+use crate::import::LimitOptions;
+use crate::stages::BuildOptions;
 
 /// Flags that name a model.
 #[derive(clap::Args, Debug)]
 pub struct ModelArgs {
-    /// The bundle.
+    /// The bundle; or anything that `mcc build` takes, which is then built first.
     bundle: PathBuf,
-    /// The checkpoint directory with the weights.
+    /// The checkpoint directory with the weights [default: the one that is built].
     #[arg(long)]
-    weights: PathBuf,
+    weights: Option<PathBuf>,
+    /// The GPU to build for, when there is no bundle yet.
+    #[arg(long, default_value = "h100")]
+    target: String,
     /// `sim`, the simulated GPU, or `cuda`.
     #[arg(long, default_value = "sim")]
     device: String,
@@ -33,6 +40,8 @@ pub struct Loaded {
     pub tokenizer: Tokenizer,
     /// Tokens that end a text.
     pub eos: Vec<i32>,
+    /// How long the build took, when there was one.
+    pub build: Option<Duration>,
 }
 
 /// Loads bundle, tokenizer and weights.
@@ -41,8 +50,18 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
         .device
         .parse()
         .map_err(mcc_runtime::RuntimeError::from)?;
-    let bundle = Bundle::read(&args.bundle).map_err(Error::bundle(&args.bundle))?;
-    let tokenizer = tokenizer(&bundle, &args.weights)?;
+    let (bundle, build) = bundle(args)?;
+    let weights = match &args.weights {
+        Some(dir) => dir,
+        None if args.bundle.is_dir() => &args.bundle,
+        None => {
+            return Err(Error::Usage(
+                "--weights is missing: a bundle holds no weights, name the checkpoint's directory"
+                    .to_owned(),
+            ));
+        }
+    };
+    let tokenizer = tokenizer(&bundle, weights)?;
     let eos = bundle.manifest.tokenizer.eos.clone();
     let options = DeviceOptions {
         sms: bundle.manifest.target.sms,
@@ -51,7 +70,7 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
     let device = open_device(kind, &options).map_err(mcc_runtime::RuntimeError::from)?;
     let mut model = Model::load(device, bundle)?;
     let bar = bar("loading weights");
-    let loaded = model.load_weights(&args.weights, &mut |p| {
+    let loaded = model.load_weights(weights, &mut |p| {
         bar.set_length(p.total as u64);
         bar.set_position(p.done as u64);
     });
@@ -61,7 +80,31 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
         model,
         tokenizer,
         eos,
+        build,
     })
+}
+
+/// Reads the bundle, or builds one as `mcc build` would.
+fn bundle(args: &ModelArgs) -> Result<(Bundle, Option<Duration>), Error> {
+    let is_source = args.bundle.is_dir()
+        || args
+            .bundle
+            .extension()
+            .is_some_and(|e| e == "mir" || e == "rs");
+    if !is_source {
+        let bundle = Bundle::read(&args.bundle).map_err(Error::bundle(&args.bundle))?;
+        return Ok((bundle, None));
+    }
+    let start = Instant::now();
+    let options = BuildOptions {
+        target: args.target.clone(),
+        optimize: true,
+        cubins: true,
+        dump: None,
+    };
+    let (source, built) = compile::compile(&args.bundle, LimitOptions::default(), &options, None)?;
+    let bundle = compile::bundle(&source, &built)?;
+    Ok((bundle, Some(start.elapsed())))
 }
 
 /// The bundle's tokenizer, or the checkpoint's.
@@ -122,8 +165,12 @@ pub fn bar(message: &'static str) -> ProgressBar {
 }
 
 /// Where the time went, for people, on standard error.
-pub fn print_stats(stats: &Stats, memory: &mcc_runtime::MemoryPlan) {
+pub fn print_stats(loaded: &Loaded) {
+    let (stats, memory) = (loaded.model.stats(), loaded.model.memory_plan());
     let mb = |bytes: u64| bytes as f64 / 1e6;
+    if let Some(build) = loaded.build {
+        eprintln!("build {:.2} s", build.as_secs_f64());
+    }
     eprintln!(
         "load {:.2} s, weights {:.2} s ({:.1} MB)",
         stats.load.as_secs_f64(),

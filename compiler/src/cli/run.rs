@@ -87,7 +87,11 @@ pub fn run(args: &Args) -> Result<(), Error> {
         print_line("");
     } else {
         let text = decode(&loaded.tokenizer, &generation.tokens)?;
-        let stats = args.stats.then(|| loaded.model.stats().to_json());
+        let stats = args.stats.then(|| {
+            let mut stats = loaded.model.stats().to_json();
+            stats["build_seconds"] = json!(loaded.build.map(|t| t.as_secs_f64()));
+            stats
+        });
         print_line(&json!({
             "prompt_tokens": prompt, "tokens": generation.tokens, "text": text, "stop": generation.stop, "stats": stats,
         }).to_string());
@@ -96,7 +100,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         write_logits(path, &prompt, &generation, vocab)?;
     }
     if args.stats && !args.json {
-        print_stats(loaded.model.stats(), &loaded.model.memory_plan());
+        print_stats(&loaded);
     }
     Ok(())
 }

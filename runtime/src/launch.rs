@@ -174,9 +174,11 @@ impl From<DeviceError> for LaunchError {
     }
 }
 
+/// Kernels take extents and strides as signed 32-bit numbers.
 fn word(value: u64) -> Result<u32, LaunchError> {
-    u32::try_from(value)
-        .map_err(|_| LaunchError::Bad(format!("parameter {value} does not fit 32 bits")))
+    i32::try_from(value)
+        .map(i32::cast_unsigned)
+        .map_err(|_| LaunchError::Bad(format!("parameter {value} does not fit 31 bits")))
 }
 
 fn grid(kernel: &Kernel, extents: &[Vec<u64>], sms: u32) -> Result<[u32; 3], LaunchError> {

@@ -124,7 +124,8 @@ impl Kernel {
         init: &Init<'_, 'k>,
     ) -> Vec<Val<'k, F32>> {
         let regs = (mma.n / 2) as usize;
-        let mut constraints = vec!["=f".to_owned(); regs];
+        // Early clobber: the first k-step writes D before later ones read A's registers.
+        let mut constraints = vec!["=&f".to_owned(); regs];
         let mut operands: Vec<Value<'static, 'static>> = Vec::new();
         if let Init::Accumulate(acc) = init {
             debug_assert_eq!(acc.len(), regs);

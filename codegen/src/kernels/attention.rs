@@ -74,9 +74,17 @@ struct Layout {
 fn layout(c: &Attention, rows: Rows) -> Layout {
     let tiles = |channels: u32| channels.div_ceil(CHANNELS);
     let (dk, dr) = (tiles(c.dk), tiles(c.dr));
+    // Beyond one channel tile, a product takes whole tiles; what lies behind the value is zero and not stored.
+    let whole = |dv: u32| {
+        if dv <= CHANNELS {
+            dv
+        } else {
+            dv.next_multiple_of(CHANNELS)
+        }
+    };
     let (consumers, part) = match rows {
-        Rows::Queries => (2, c.dv),
-        Rows::Heads if c.dv <= MAX_VALUE_PART => (1, c.dv),
+        Rows::Queries => (2, whole(c.dv)),
+        Rows::Heads if c.dv <= MAX_VALUE_PART => (1, whole(c.dv)),
         Rows::Heads => (2, (c.dv.div_ceil(2)).next_multiple_of(CHANNELS)),
     };
     // Consumers that split the value read parts of equal size: the last one's ends in zeros where the value

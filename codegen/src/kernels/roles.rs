@@ -3,9 +3,12 @@
 //! ```text
 //! thread 0          prefetches tensor maps, initialises the rings' barriers
 //! all               synchronise
-//! warpgroup 0       gives registers back; its first warp produces, the others are done
-//! warpgroups 1..    take registers and consume
+//! warpgroup 0       its first warp produces, the others are done
+//! warpgroups 1..    consume
 //! ```
+//! With two consumer warpgroups the registers of a launch (168 a thread) are too few for a consumer, so the
+//! producers give theirs back. With one there are enough, and taking more would only keep other blocks from
+//! the SM.
 
 use crate::emit::pipeline::Ring;
 use crate::emit::{B1, Kernel, Val};
@@ -16,11 +19,8 @@ pub(crate) const WARPGROUP: u32 = 128;
 pub(crate) const SMEM_LIMIT: u32 = 232_448;
 /// Registers of a producer thread: enough for addresses and loop counters (DeepGEMM uses the same).
 const PRODUCER_REGISTERS: u32 = 40;
-
-/// Registers of a consumer thread: with the producers' 128 x 40 they fit into an SM's 65,536.
-fn consumer_registers(consumers: u32) -> u32 {
-    if consumers == 1 { 240 } else { 232 }
-}
+/// Registers of a thread of two consumer warpgroups: 128 x 40 + 256 x 232 fit into an SM's 65,536.
+const CONSUMER_REGISTERS: u32 = 232;
 
 /// What the roles share.
 pub(crate) struct Roles<'a, 'k> {
@@ -53,14 +53,19 @@ pub(crate) fn specialise<'k>(
         k.fence_mbarrier_init();
     });
     k.sync_threads();
+    let moves_registers = roles.consumers > 1;
     k.if_else(
         warpgroup.eq(0),
         || {
-            k.setmaxnreg_dec(PRODUCER_REGISTERS);
+            if moves_registers {
+                k.setmaxnreg_dec(PRODUCER_REGISTERS);
+            }
             k.if_(warp.eq(0), || produce(k.elect_one()));
         },
         || {
-            k.setmaxnreg_inc(consumer_registers(roles.consumers));
+            if moves_registers {
+                k.setmaxnreg_inc(CONSUMER_REGISTERS);
+            }
             consume();
         },
     );

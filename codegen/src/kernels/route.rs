@@ -63,6 +63,7 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
         let slots = c.experts.div_ceil(32);
         let scores = k.vars(slots as usize, k.f32(0.0));
         let biased = k.vars(slots as usize, minus_infinity);
+        let free = k.vars(slots as usize, k.i32(0));
         for i in 0..slots {
             let e = lane + i * 32;
             k.if_(e.lt(c.experts.cast_signed()), || {
@@ -70,7 +71,10 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
                 let s = k.f32(1.0) / (k.exp(-x) + 1.0);
                 let b = s + k.arg_global(bias).index(e, 4).load::<F32>();
                 scores[i as usize].set(s);
+                // A score that is no number counts as the lowest, so that every slot gets an expert.
+                let b = b.feq(b).select(b, minus_infinity);
                 biased[i as usize].set(b);
+                free[i as usize].set(k.i32(1));
                 z.at(e * 4).store(b);
             });
         }
@@ -123,7 +127,9 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
             let score = k.var(k.f32(0.0));
             for i in 0..slots {
                 let b = biased[i as usize].get();
-                let better = b.fgt(best.get());
+                // The first free one counts even at -inf.
+                let better =
+                    free[i as usize].get().ne(0) & (b.fgt(best.get()) | index.get().eq(i32::MAX));
                 best.set(better.select(b, best.get()));
                 index.set(better.select(lane + i * 32, index.get()));
                 score.set(better.select(scores[i as usize].get(), score.get()));
@@ -137,9 +143,8 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
             }
             let score = k.shfl_idx(score.get(), winner & 31);
             for i in 0..slots {
-                let taken = (lane + i * 32).eq(winner);
-                let b = biased[i as usize];
-                b.set(taken.select(minus_infinity, b.get()));
+                let f = free[i as usize];
+                f.set((lane + i * 32).eq(winner).select(k.i32(0), f.get()));
             }
             let here = lane.eq(slot.cast_signed());
             chosen.set(here.select(winner, chosen.get()));

@@ -168,7 +168,8 @@ impl<'k> QuantRow<'k> {
     }
 }
 
-/// Sum over the block, in every thread; `scratch` has room for one FP32 a warp. Ends synchronised.
+/// Sum over the block, in every thread; `scratch` has room for one FP32 a warp. All threads may read `scratch`
+/// until the block's next barrier, so it serves one sum.
 pub(crate) fn block_sum<'k>(
     k: &'k Kernel,
     threads: u32,

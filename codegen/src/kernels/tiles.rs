@@ -95,8 +95,7 @@ pub(crate) struct TileShape {
 }
 
 impl Walk<'_> {
-    /// Blocks to launch: one a tile, at most one an SM (every kernel of these families fills an SM's
-    /// shared memory), the rest is walked. `rows` is operand 0's axis 0.
+    /// Blocks to launch: one a tile, at most one an SM; the rest is walked. `rows` is operand 0's axis 0.
     pub fn grid(shape: TileShape, groups: Option<u32>, batch: Option<u32>) -> Expr {
         let m_tiles = Expr::CeilDiv(
             Box::new(Expr::Extent {

@@ -186,3 +186,25 @@ fn ties_go_to_the_lowest_index() {
         );
     }
 }
+
+/// A token whose hidden state is no number must not make others' rows go astray: it gets valid experts, the
+/// lowest that are left, like a token all of whose experts are ruled out by the bias.
+#[test]
+fn a_token_without_scores_still_gets_experts() {
+    let config = gate(64, 6, 8, 3, true);
+    let mut rng = Rng::new(640);
+    let mut logits = rng
+        .f32(&[4, 64], 1.3)
+        .expect("sizes")
+        .as_float()
+        .expect("floats")
+        .to_vec();
+    logits[64..128].fill(f32::NAN);
+    logits[3 * 64 + 5] = f32::NAN;
+    let logits = Tensor::f32(&[4, 64], logits).expect("sizes");
+    for (case, bias) in [("no bias", 0.0), ("all ruled out", f32::NEG_INFINITY)] {
+        let bias = Tensor::f32(&[64], vec![bias; 64]).expect("sizes");
+        let (got, want) = route(&config, &logits, &bias, 640);
+        assert_same(case, "experts", &got[0], &planes(&want[0])[0]);
+    }
+}

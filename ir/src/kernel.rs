@@ -18,7 +18,7 @@ use crate::types::DType;
 pub enum KernelConfig {
     /// Block-scaled FP8 product, dense or grouped.
     GemmFp8(GemmFp8),
-    /// BF16 product, dense or batched over heads.
+    /// BF16 product, dense, batched over heads, or grouped.
     GemmBf16(GemmBf16),
     /// Causal attention for many query tokens.
     AttentionPrefill(Attention),
@@ -72,15 +72,17 @@ pub struct GemmFp8 {
     pub promote: u32,
 }
 
-/// `matmul` and `batched_matmul` of BF16 operands with FP32 accumulation.
+/// `matmul`, `batched_matmul` and `grouped_matmul` of BF16 operands with FP32 accumulation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GemmBf16 {
     /// Columns of D.
     pub n: u32,
     /// Depth, a multiple of 8.
     pub k: u32,
-    /// Heads for the batched form, `None` for dense.
+    /// Heads for the batched form, else `None`.
     pub batch: Option<u32>,
+    /// Experts for the grouped form, else `None`; never together with `batch`.
+    pub groups: Option<u32>,
     /// `BF16` or `F32`.
     pub out: DType,
     /// Rows a tile: 64 or 128.
@@ -288,14 +290,16 @@ impl KernelConfig {
                 v.push(write("d", c.out, 2));
                 v
             }
-            // a [M,K] or [M,H,K], b [N,K] or [H,N,K], d [M,N] or [M,H,N]
+            // a [M,K] or [M,H,K], b [N,K], [H,N,K] or [E,N,K], (offsets [E+1]), d [M,N] or [M,H,N]
             Self::GemmBf16(c) => {
                 let rank = if c.batch.is_some() { 3 } else { 2 };
-                vec![
-                    read("a", BF16, rank),
-                    read("b", BF16, rank),
-                    write("d", c.out, rank),
-                ]
+                let b_rank = if c.groups.is_some() { 3 } else { rank };
+                let mut v = vec![read("a", BF16, rank), read("b", BF16, b_rank)];
+                if c.groups.is_some() {
+                    v.push(read("offsets", I32, 1));
+                }
+                v.push(write("d", c.out, rank));
+                v
             }
             // q [T,H,dk], q_rope [T,H,dr], k [C,Hk,dk], k_rope [C,dr], v [C,Hk,dv], positions [T], out [T,H,dv]
             Self::AttentionPrefill(_) | Self::AttentionDecode(_) => vec![

@@ -1,6 +1,6 @@
-//! `gemm_bf16`: D = A Bᵀ of BF16 operands with FP32 accumulation, dense or batched over heads.
+//! `gemm_bf16`: D = A Bᵀ of BF16 operands with FP32 accumulation, dense, batched over heads, or grouped by expert.
 //!
-//! Meaning: `matmul` and `batched_matmul`. The tensor core adds 16 products and the accumulator at a time
+//! Meaning: `matmul`, `batched_matmul` and `grouped_matmul`. The tensor core adds 16 products and the accumulator at a time
 //! (`docs/model.md`, "Tensor-core accumulation", F = 25), in K order; the reference leaves the order open.
 //!
 //! ```text
@@ -11,7 +11,8 @@
 //!                  then the ring's barriers
 //! ```
 //! In the batched form A is `[M, H, K]`, B `[H, N, K]` and D `[M, H, N]`: the tensor maps' middle or outer
-//! axis picks the head.
+//! axis picks the head. In the grouped form B is `[E, N, K]` and rows `offsets[e]..offsets[e + 1]` of A use
+//! expert e; rows of the next group in a tile are computed and not stored.
 
 use mcc_ir::kernel::GemmBf16;
 use mcc_ir::program::{Expr, LaunchSpec, Param};
@@ -36,7 +37,10 @@ impl Args {
     const D: usize = 2;
     const D_STRIDE: usize = 3;
     const ROWS: usize = 4;
+    /// Batched only.
     const D_HEAD_STRIDE: usize = 5;
+    /// Grouped only.
+    const OFFSETS: usize = 5;
 }
 
 /// Checks the config and builds the family.
@@ -72,10 +76,16 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
         );
     }
 
-    let batched = c.batch.is_some();
+    if c.batch.is_some() && c.groups.is_some() {
+        return fail("batch and groups".to_owned(), "one of them");
+    }
+    let (batched, grouped) = (c.batch.is_some(), c.groups.is_some());
+    let d = if grouped { 3 } else { 2 };
     // Innermost axis first: A is [M, H, K], so its head axis lies between K and M.
     let (a_box, b_box) = if batched {
         (vec![BLOCK_K, 1, c.tile_m], vec![BLOCK_K, c.tile_n, 1])
+    } else if grouped {
+        (vec![BLOCK_K, c.tile_m], vec![BLOCK_K, c.tile_n, 1])
     } else {
         (vec![BLOCK_K, c.tile_m], vec![BLOCK_K, c.tile_n])
     };
@@ -90,9 +100,9 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
             box_dims: b_box,
             swizzle: 128,
         },
-        Param::Pointer { operand: 2 },
+        Param::Pointer { operand: d },
         Param::Stride {
-            operand: 2,
+            operand: d,
             axis: 0,
         },
         Param::Extent {
@@ -102,13 +112,16 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
     ];
     if batched {
         params.push(Param::Stride {
-            operand: 2,
+            operand: d,
             axis: 1,
         });
     }
+    if grouped {
+        params.push(Param::Pointer { operand: 2 });
+    }
     let launch = LaunchSpec {
         grid: [
-            Walk::grid(shape(c), None, c.batch),
+            Walk::grid(shape(c), c.groups, c.batch),
             Expr::Const(1),
             Expr::Const(1),
         ],
@@ -137,9 +150,15 @@ fn stages(c: &GemmBf16) -> Stages {
 fn body(k: &Kernel, c: &GemmBf16) {
     let l = stages(c);
     let ring = Ring::new(k, k.smem(), l.ring);
-    let walk = Walk::Dense {
-        rows: k.arg_i32(Args::ROWS),
-        batch: c.batch.unwrap_or(1),
+    let walk = match c.groups {
+        Some(groups) => Walk::Grouped {
+            offsets: k.arg_global(Args::OFFSETS),
+            groups,
+        },
+        None => Walk::Dense {
+            rows: k.arg_i32(Args::ROWS),
+            batch: c.batch.unwrap_or(1),
+        },
     };
     let roles = Roles {
         consumers: c.tile_m / 64,
@@ -179,7 +198,11 @@ fn produce<'k>(
                     k.tma_load(b_stage, b, &[depth, column, tile.group], full);
                 } else {
                     k.tma_load(stage, a, &[depth, tile.row], full);
-                    k.tma_load(b_stage, b, &[depth, column], full);
+                    if c.groups.is_some() {
+                        k.tma_load(b_stage, b, &[depth, column, tile.group], full);
+                    } else {
+                        k.tma_load(b_stage, b, &[depth, column], full);
+                    }
                 }
                 position.advance();
             });

@@ -3,7 +3,7 @@
 //! | file | families | graph ops |
 //! |---|---|---|
 //! | `gemm_fp8.rs` | `gemm_fp8` | `matmul`, `grouped_matmul` of block-scaled operands |
-//! | `gemm_bf16.rs` | `gemm_bf16` | `matmul`, `batched_matmul` of BF16 operands |
+//! | `gemm_bf16.rs` | `gemm_bf16` | `matmul`, `batched_matmul`, `grouped_matmul` of BF16 operands |
 //! | `attention.rs` | `attention_prefill`, `attention_decode` | `attention` |
 //! | `rms_norm.rs` | `rms_norm` | `rms_norm`, `add_rms_norm` and their quantising forms |
 //! | `elementwise.rs` | `quantize`, `swiglu`, `add`, `gather` | the same, `swiglu_quantize` |

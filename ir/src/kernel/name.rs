@@ -56,8 +56,9 @@ impl KernelConfig {
             }
             Self::GemmBf16(c) => {
                 let batch = c.batch.map_or(String::new(), |h| format!("_b{h}"));
+                let groups = c.groups.map_or(String::new(), |g| format!("_g{g}"));
                 format!(
-                    "{family}{batch}_n{}_k{}_{}_m{}n{}s{}",
+                    "{family}{batch}{groups}_n{}_k{}_{}_m{}n{}s{}",
                     c.n,
                     c.k,
                     dtype(c.out),

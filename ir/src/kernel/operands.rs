@@ -96,12 +96,20 @@ impl KernelConfig {
             }
             Self::GemmBf16(g) => {
                 let (n, k) = (fixed(g.n), fixed(g.k));
-                match g.batch.map(fixed) {
-                    None => vec![(Rows, vec![m, k]), (Rows, vec![n, k]), (Rows, vec![m, n])],
-                    Some(h) => vec![
+                match (g.batch.map(fixed), g.groups) {
+                    (None, None) => {
+                        vec![(Rows, vec![m, k]), (Rows, vec![n, k]), (Rows, vec![m, n])]
+                    }
+                    (Some(h), None) => vec![
                         (Rows, vec![m, h, k]),
                         (Rows, vec![h, n, k]),
                         (Rows, vec![m, h, n]),
+                    ],
+                    (_, Some(groups)) => vec![
+                        (Rows, vec![m, k]),
+                        (Rows, vec![fixed(groups), n, k]),
+                        (Dense, vec![Extent::Fixed(u64::from(groups) + 1)]),
+                        (Rows, vec![m, n]),
                     ],
                 }
             }
@@ -279,6 +287,7 @@ mod tests {
             n: 64,
             k: 72,
             batch: None,
+            groups: None,
             out: DType::BF16,
             tile_m: 64,
             tile_n: 64,
@@ -311,6 +320,10 @@ mod tests {
             KernelConfig::GemmBf16(bf16.clone()),
             KernelConfig::GemmBf16(GemmBf16 {
                 batch: Some(4),
+                ..bf16.clone()
+            }),
+            KernelConfig::GemmBf16(GemmBf16 {
+                groups: Some(8),
                 ..bf16
             }),
             KernelConfig::AttentionPrefill(attention.clone()),

@@ -1,7 +1,7 @@
 //! Matrix products: `matmul`, `grouped_matmul`, `batched_matmul`.
 //!
-//! Block-scaled operands take the FP8 kernel, dense or grouped; BF16 operands take the BF16 kernel, dense or
-//! batched over heads. Tiles come from [`crate::heuristics::gemm`].
+//! Block-scaled operands take the FP8 kernel, dense or grouped; BF16 operands take the BF16 kernel, dense,
+//! batched over heads, or grouped. Tiles come from [`crate::heuristics::gemm`].
 
 use mcc_ir::kernel::{GemmBf16, GemmFp8, KernelConfig};
 use mcc_ir::{DType, NodeId, ValueId};
@@ -49,6 +49,7 @@ impl Lowering<'_> {
             n,
             k,
             batch: None,
+            groups: None,
             out,
             tile_m: tile.m,
             tile_n: tile.n,
@@ -70,18 +71,11 @@ impl Lowering<'_> {
         promote: u32,
     ) -> Result<(), PassError> {
         let (x, w) = (self.operand(node, 0)?, self.operand(node, 1)?);
-        if self.graph.ty(x).dtype != DType::E4M3 {
-            return Err(self.unsupported(
-                node,
-                x,
-                "the grouped product is made for block-scaled FP8 operands",
-                "quantize the rows and use e4m3 experts",
-            ));
-        }
+        let input = self.graph.ty(x).dtype;
         let groups = self.extent(node, w, 0)?;
         let (n, k) = (self.extent(node, w, 1)?, self.extent(node, w, 2)?);
         let problem = GemmProblem {
-            input: DType::E4M3,
+            input,
             out,
             rows: self.usual_rows(x)?,
             n: n.into(),
@@ -90,6 +84,25 @@ impl Lowering<'_> {
             batch: 1,
         };
         let tile = self.tile(node, problem)?;
+        if input != DType::E4M3 {
+            let config = GemmBf16 {
+                n,
+                k,
+                batch: None,
+                groups: Some(groups),
+                out,
+                tile_m: tile.m,
+                tile_n: tile.n,
+                stages: tile.stages,
+            };
+            let args = vec![
+                self.whole(node, 0)?,
+                self.whole(node, 1)?,
+                self.whole(node, 2)?,
+                self.out(node, 0, Layouts::Rows)?,
+            ];
+            return self.launch(node, KernelConfig::GemmBf16(config), args);
+        }
         let config = GemmFp8 {
             n,
             k,
@@ -123,6 +136,7 @@ impl Lowering<'_> {
             n,
             k,
             batch: Some(heads),
+            groups: None,
             out,
             tile_m: tile.m,
             tile_n: tile.n,

@@ -143,20 +143,19 @@ fn grouped_products_are_exact_to_the_bit_whatever_the_routing() {
 }
 
 /// Sums of absolute products, which errors of accumulation are a share of.
-fn magnitudes(x: &Tensor, w: &Tensor, op: &Op) -> Vec<f32> {
-    let abs = |t: &Tensor| {
-        let values = t
-            .as_float()
-            .expect("floats")
-            .iter()
-            .map(|v| v.abs())
-            .collect();
-        Tensor::bf16(t.shape(), values).expect("the same size")
-    };
-    eval(op, &[&abs(x), &abs(w)])[0]
-        .as_float()
-        .expect("floats")
-        .to_vec()
+fn magnitudes(operands: &[&Tensor], op: &Op) -> Vec<f32> {
+    let absolute: Vec<Tensor> = operands
+        .iter()
+        .map(|t| match t.as_float() {
+            Some(v) => {
+                Tensor::bf16(t.shape(), v.iter().map(|v| v.abs()).collect()).expect("the same size")
+            }
+            // The groups' offsets.
+            None => (*t).clone(),
+        })
+        .collect();
+    let absolute: Vec<&Tensor> = absolute.iter().collect();
+    eval(op, &absolute)[0].as_float().expect("floats").to_vec()
 }
 
 /// A BF16 product against the evaluator.
@@ -169,21 +168,35 @@ fn bf16(m: usize, c: GemmBf16, seed: u64) {
     let case = format!("m {m}, {c:?}, seed {seed}");
     let mut rng = Rng::new(seed);
     let (n, k, out) = (c.n as usize, c.k as usize, c.out);
-    let (x, w, op) = match c.batch {
-        None => (vec![m, k], vec![n, k], Op::Matmul { out, promote: 128 }),
-        Some(h) => {
+    let promote = 128;
+    let (x, w, op) = match (c.batch, c.groups) {
+        (None, None) => (vec![m, k], vec![n, k], Op::Matmul { out, promote }),
+        (Some(h), _) => {
             let h = h as usize;
             (vec![m, h, k], vec![h, n, k], Op::BatchedMatmul { out })
+        }
+        (None, Some(e)) => {
+            let w = vec![e as usize, n, k];
+            (vec![m, k], w, Op::GroupedMatmul { out, promote })
         }
     };
     let x = rng.bf16(&x, 1.0).expect("sizes");
     let w = rng.bf16(&w, 1.0).expect("sizes");
-    let want = eval(&op, &[&x, &w]);
-    let sums = magnitudes(&x, &w, &op);
+    // Random cuts between the groups: some are empty.
+    let offsets = c.groups.map(|e| {
+        let mut cuts: Vec<i32> = (1..e).map(|_| rng.below(m + 1) as i32).collect();
+        cuts.extend([0, m as i32]);
+        cuts.sort_unstable();
+        Tensor::i32(&[e as usize + 1], cuts).expect("sizes")
+    });
+    let mut operands = vec![&x, &w];
+    operands.extend(&offsets);
+    let want = eval(&op, &operands);
+    let sums = magnitudes(&operands, &op);
     let got = run(
         &KernelConfig::GemmBf16(c),
         &[("M", m)],
-        all_planes(&[&x, &w]),
+        all_planes(&operands),
         seed,
     );
     let rounding = if out == DType::F32 {
@@ -207,6 +220,7 @@ fn bf16_products_are_within_the_accumulation_error() {
         n: 64,
         k: 64,
         batch: None,
+        groups: None,
         out: DType::F32,
         tile_m: 64,
         tile_n: 64,
@@ -247,6 +261,28 @@ fn bf16_products_are_within_the_accumulation_error() {
             GemmBf16 {
                 batch: Some(2),
                 ..c(24, 40, 64, 16, 2)
+            },
+        ),
+        (
+            1,
+            GemmBf16 {
+                groups: Some(5),
+                ..c(64, 72, 64, 32, 2)
+            },
+        ),
+        (
+            150,
+            GemmBf16 {
+                groups: Some(40),
+                out: DType::BF16,
+                ..c(72, 136, 64, 64, 3)
+            },
+        ),
+        (
+            300,
+            GemmBf16 {
+                groups: Some(3),
+                ..c(40, 64, 128, 16, 4)
             },
         ),
     ];

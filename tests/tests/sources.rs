@@ -28,6 +28,11 @@ pub fn tiny() -> Source {
 
 /// The published 671B model with this many of its 61 layers; the first three are dense.
 pub fn published(layers: u64) -> Module {
+    published_in(layers, true)
+}
+
+/// The same with FP8 or BF16 weights.
+fn published_in(layers: u64, fp8_weights: bool) -> Module {
     let config = Config {
         name: "deepseek-v3".to_owned(),
         vocab_size: 129_280,
@@ -35,7 +40,7 @@ pub fn published(layers: u64) -> Module {
         num_hidden_layers: layers,
         rms_norm_eps: 1e-6,
         tie_word_embeddings: false,
-        fp8_weights: true,
+        fp8_weights,
         num_attention_heads: 128,
         q_lora_rank: Some(1536),
         kv_lora_rank: 512,
@@ -101,12 +106,13 @@ pub fn tiny_built() -> &'static (Source, Built) {
     })
 }
 
-/// Kernels of the tiny and of the published model, each once. A kernel does not depend on how many layers use
-/// it: four layers of the published model have all of them.
+/// Kernels of the tiny and of the published model, the latter also with BF16 weights, each once. A kernel does
+/// not depend on how many layers use it: four layers of the published model have all of them.
 pub fn kernels() -> Vec<KernelConfig> {
-    let published = build(&source(published(4)), false, Some(Emit::Program));
+    let [fp8, bf16] =
+        [true, false].map(|fp8| build(&source(published_in(4, fp8)), false, Some(Emit::Program)));
     let mut all: Vec<KernelConfig> = Vec::new();
-    for program in [&tiny_built().1.program, &published.program] {
+    for program in [&tiny_built().1.program, &fp8.program, &bf16.program] {
         for kernel in &program.as_ref().expect("a program").kernels {
             if !all.contains(&kernel.config) {
                 all.push(kernel.config.clone());

@@ -38,14 +38,9 @@ pub enum Error {
         /// Field, value, and what is supported.
         what: String,
     },
-    /// A `.mir` text with a mistake: its author's.
-    #[error("{}: {message}", path.display())]
-    Mir {
-        /// The file, or the program that printed it.
-        path: PathBuf,
-        /// With line, column and excerpt.
-        message: String,
-    },
+    /// A `.mir` text with a mistake: its author's. The message has file, line, column and excerpt.
+    #[error("{0}")]
+    Mir(mcc_ir::ParseError),
     /// A model's author made a mistake.
     #[error(transparent)]
     Dsl(#[from] DslErrors),

@@ -91,11 +91,7 @@ fn checkpoint(dir: &Path, limits: LimitOptions) -> Result<Source, Error> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Module, Error> {
-    let file = path.display().to_string();
-    mcc_ir::parse::module(text, file.as_str()).map_err(|e| Error::Mir {
-        path: path.to_owned(),
-        message: e.to_string(),
-    })
+    mcc_ir::parse::module(text, path.display().to_string().as_str()).map_err(Error::Mir)
 }
 
 /// One file: a throw-away crate around it, which depends on the DSL that this compiler was built with.

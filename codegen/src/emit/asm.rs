@@ -93,11 +93,6 @@ impl Kernel {
         )
     }
 
-    /// `cvt.rn.bf16.f32`: one FP32 to BF16.
-    pub fn to_bf16<'k>(&'k self, x: Val<'k, F32>) -> Val<'k, I16> {
-        self.pure("cvt.rn.bf16.f32 $0, $1;", "=h,f", &[x.raw])
-    }
-
     /// `cvt.rn.satfinite.e4m3x2.f32`: two FP32 to packed E4M3, `low` in the low byte; saturates at ±448.
     pub fn pack_e4m3x2<'k>(&'k self, low: Val<'k, F32>, high: Val<'k, F32>) -> Val<'k, I16> {
         self.pure(
@@ -239,35 +234,6 @@ impl Kernel {
             "",
             &[],
         );
-    }
-
-    /// `bar.sync id, threads`: a named barrier for some of the block's warps (PTX ISA 9.7.13.1).
-    pub fn named_barrier(&self, id: u32, threads: u32) {
-        self.effect(&format!("bar.sync {id}, {threads};"), "", &[]);
-    }
-
-    /// `fence.proxy.async.shared::cta`: ordinary writes to shared memory before, wgmma and TMA reads after.
-    pub fn fence_proxy_async(&self) {
-        self.effect("fence.proxy.async.shared::cta;", "", &[]);
-    }
-
-    /// `atom.shared.add.u32`; returns the old value.
-    pub fn atomic_add_shared<'k>(
-        &'k self,
-        address: Shared<'k>,
-        value: Val<'k, I32>,
-    ) -> Val<'k, I32> {
-        let a = address.address();
-        Val::new(
-            self,
-            self.asm(
-                "atom.shared.add.u32 $0, [$1], $2;",
-                "=r,r,r",
-                &[a.raw, value.raw],
-                &["i32"],
-                Effect::Memory,
-            )[0],
-        )
     }
 
     /// `vote.sync.ballot.b32` over the full warp.

@@ -34,7 +34,7 @@ use melior::ir::{
 };
 
 pub use mem::{Global, Shared};
-pub use val::{B1, Element, F32, I16, I32, I64, Val, Var, ty};
+pub use val::{B1, Element, F32, I16, I32, I64, Val, Var};
 
 use crate::error::CodegenError;
 use mcc_ir::program::Param;

@@ -7,11 +7,6 @@ use melior::ir::Value;
 
 use super::Kernel;
 
-/// Element types, as markers.
-pub mod ty {
-    pub use super::{B1, F32, I16, I32, I64};
-}
-
 /// A type that a register can hold.
 pub trait Element: Copy + 'static {
     /// Its MLIR name.
@@ -277,11 +272,6 @@ impl<'k> Val<'k, I32> {
         self.unary("arith.extui")
     }
 
-    /// Low half.
-    pub fn to_i16(self) -> Val<'k, I16> {
-        self.unary("arith.trunci")
-    }
-
     /// Signed integer to FP32, round to nearest even.
     pub fn to_f32(self) -> Val<'k, F32> {
         self.unary("arith.sitofp")
@@ -309,11 +299,6 @@ impl<'k> Val<'k, I16> {
     /// Zero-extended.
     pub fn to_i32(self) -> Val<'k, I32> {
         self.unary("arith.extui")
-    }
-
-    /// A BF16 value widened to FP32 (exact).
-    pub fn bf16_to_f32(self) -> Val<'k, F32> {
-        (self.to_i32() << 16).bits_to_f32()
     }
 }
 

@@ -68,9 +68,4 @@ impl Kernel {
     pub fn warp_sum<'k>(&'k self, x: Val<'k, F32>) -> Val<'k, F32> {
         self.reduce(x, 32, |a, b| a + b)
     }
-
-    /// Maximum over the warp.
-    pub fn warp_max<'k>(&'k self, x: Val<'k, F32>) -> Val<'k, F32> {
-        self.reduce(x, 32, |a, b| a.fmax(b))
-    }
 }

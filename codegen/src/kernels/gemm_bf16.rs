@@ -19,11 +19,11 @@ use mcc_ir::program::{Expr, LaunchSpec, Param};
 use mcc_ir::types::DType;
 
 use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
-use super::tiles::{Fragment, ROW_BYTES, Stages, Store, TileShape, Walk};
+use super::tiles::{Form, Fragment, Producer, ROW_BYTES, Stages, Store, TileShape, Walk};
 use super::{Family, unsupported};
+use crate::emit::Kernel;
 use crate::emit::pipeline::Ring;
 use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB, k_major_offsets};
-use crate::emit::{B1, Kernel, Val};
 use crate::error::CodegenError;
 
 /// K elements of a stage: 128 bytes, the swizzle's span.
@@ -81,14 +81,7 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
     }
     let (batched, grouped) = (c.batch.is_some(), c.groups.is_some());
     let d = if grouped { 3 } else { 2 };
-    // Innermost axis first: A is [M, H, K], so its head axis lies between K and M.
-    let (a_box, b_box) = if batched {
-        (vec![BLOCK_K, 1, c.tile_m], vec![BLOCK_K, c.tile_n, 1])
-    } else if grouped {
-        (vec![BLOCK_K, c.tile_m], vec![BLOCK_K, c.tile_n, 1])
-    } else {
-        (vec![BLOCK_K, c.tile_m], vec![BLOCK_K, c.tile_n])
-    };
+    let (a_box, b_box) = form(c).boxes(BLOCK_K, c.tile_m, c.tile_n);
     let mut params = vec![
         Param::TensorMap {
             operand: 0,
@@ -136,6 +129,14 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
     })
 }
 
+fn form(c: &GemmBf16) -> Form {
+    match (c.batch, c.groups) {
+        (_, Some(_)) => Form::Grouped,
+        (Some(_), None) => Form::Batched,
+        (None, None) => Form::Dense,
+    }
+}
+
 fn shape(c: &GemmBf16) -> TileShape {
     TileShape {
         m: c.tile_m,
@@ -165,50 +166,22 @@ fn body(k: &Kernel, c: &GemmBf16) {
         maps: &[Args::A, Args::B],
         rings: &[ring],
     };
+    let producer = Producer {
+        a: k.arg_tensor_map(Args::A),
+        b: k.arg_tensor_map(Args::B),
+        stages: l,
+        ring,
+        form: form(c),
+        block_k: BLOCK_K,
+        k_blocks: c.k.div_ceil(BLOCK_K),
+        tile_n: c.tile_n,
+    };
     specialise(
         k,
         &roles,
-        |leader| produce(k, c, &l, ring, walk, leader),
+        |leader| producer.run(k, walk, shape(c), leader),
         || consume(k, c, &l, ring, walk),
     );
-}
-
-fn produce<'k>(
-    k: &'k Kernel,
-    c: &GemmBf16,
-    l: &Stages,
-    ring: Ring<'k>,
-    walk: Walk<'k>,
-    leader: Val<'k, B1>,
-) {
-    let (a, b) = (k.arg_tensor_map(Args::A), k.arg_tensor_map(Args::B));
-    let position = ring.producer();
-    walk.for_each(k, shape(c), |tile| {
-        let column = tile.n_tile * c.tile_n;
-        // The warp walks together; the leader waits and issues.
-        k.if_(leader, || {
-            k.for_(0, c.k.div_ceil(BLOCK_K), 1, |block| {
-                ring.acquire(position, l.copied);
-                let full = ring.full(position);
-                let stage = l.at(k, position);
-                let depth = block * BLOCK_K;
-                let b_stage = stage.offset(l.b_offset);
-                if c.batch.is_some() {
-                    k.tma_load(stage, a, &[depth, tile.group, tile.row], full);
-                    k.tma_load(b_stage, b, &[depth, column, tile.group], full);
-                } else {
-                    k.tma_load(stage, a, &[depth, tile.row], full);
-                    if c.groups.is_some() {
-                        k.tma_load(b_stage, b, &[depth, column, tile.group], full);
-                    } else {
-                        k.tma_load(b_stage, b, &[depth, column], full);
-                    }
-                }
-                position.advance();
-            });
-        });
-        k.sync_warp();
-    });
 }
 
 fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Stages, ring: Ring<'k>, walk: Walk<'k>) {

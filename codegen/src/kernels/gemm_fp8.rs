@@ -20,11 +20,11 @@ use mcc_ir::program::{Expr, LaunchSpec, Param};
 use mcc_ir::types::DType;
 
 use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
-use super::tiles::{Fragment, Stages, Store, TileShape, Walk};
+use super::tiles::{Form, Fragment, Producer, Stages, Store, TileShape, Walk};
 use super::{Family, unsupported};
 use crate::emit::pipeline::Ring;
 use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB, k_major_offsets};
-use crate::emit::{B1, F32, Kernel, Val};
+use crate::emit::{F32, Kernel};
 use crate::error::CodegenError;
 
 /// K elements of a stage, which are also the bytes of a row of it, and of a scale group.
@@ -84,14 +84,11 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
 
     let grouped = c.groups.is_some();
     let d = if grouped { 5 } else { 4 };
-    let mut b_box = vec![BLOCK_K, c.tile_n];
-    if grouped {
-        b_box.push(1);
-    }
+    let (a_box, b_box) = form(c).boxes(BLOCK_K, c.tile_m, c.tile_n);
     let mut params = vec![
         Param::TensorMap {
             operand: 0,
-            box_dims: vec![BLOCK_K, c.tile_m],
+            box_dims: a_box,
             swizzle: 128,
         },
         Param::TensorMap {
@@ -135,6 +132,14 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
     })
 }
 
+fn form(c: &GemmFp8) -> Form {
+    if c.groups.is_some() {
+        Form::Grouped
+    } else {
+        Form::Dense
+    }
+}
+
 fn shape(c: &GemmFp8) -> TileShape {
     TileShape {
         m: c.tile_m,
@@ -164,50 +169,22 @@ fn body(k: &Kernel, c: &GemmFp8) {
         maps: &[Args::A, Args::B],
         rings: &[ring],
     };
+    let producer = Producer {
+        a: k.arg_tensor_map(Args::A),
+        b: k.arg_tensor_map(Args::B),
+        stages: l,
+        ring,
+        form: form(c),
+        block_k: BLOCK_K,
+        k_blocks: c.k.div_ceil(BLOCK_K),
+        tile_n: c.tile_n,
+    };
     specialise(
         k,
         &roles,
-        |leader| produce(k, c, &l, ring, walk, leader),
+        |leader| producer.run(k, walk, shape(c), leader),
         || consume(k, c, &l, ring, walk),
     );
-}
-
-fn produce<'k>(
-    k: &'k Kernel,
-    c: &GemmFp8,
-    l: &Stages,
-    ring: Ring<'k>,
-    walk: Walk<'k>,
-    leader: Val<'k, B1>,
-) {
-    let (a, b) = (k.arg_tensor_map(Args::A), k.arg_tensor_map(Args::B));
-    let position = ring.producer();
-    let k_blocks = c.k.div_ceil(BLOCK_K);
-    walk.for_each(k, shape(c), |tile| {
-        // The warp walks together; the leader waits and issues.
-        let column = tile.n_tile * c.tile_n;
-        k.if_(leader, || {
-            k.for_(0, k_blocks, 1, |block| {
-                ring.acquire(position, l.copied);
-                let stage = l.at(k, position);
-                let depth = block * BLOCK_K;
-                k.tma_load(stage, a, &[depth, tile.row], ring.full(position));
-                let b_stage = stage.offset(l.b_offset);
-                if c.groups.is_some() {
-                    k.tma_load(
-                        b_stage,
-                        b,
-                        &[depth, column, tile.group],
-                        ring.full(position),
-                    );
-                } else {
-                    k.tma_load(b_stage, b, &[depth, column], ring.full(position));
-                }
-                position.advance();
-            });
-        });
-        k.sync_warp();
-    });
 }
 
 fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Stages, ring: Ring<'k>, walk: Walk<'k>) {

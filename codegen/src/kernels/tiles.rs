@@ -4,8 +4,8 @@
 use mcc_ir::program::Expr;
 use mcc_ir::types::DType;
 
-use crate::emit::pipeline::{Position, RingLayout, SmemMap};
-use crate::emit::{B1, F32, Global, I32, I64, Kernel, Shared, Val, Var};
+use crate::emit::pipeline::{Position, Ring, RingLayout, SmemMap};
+use crate::emit::{B1, F32, Global, I32, I64, Kernel, Shared, TensorMapArg, Val, Var};
 
 /// Bytes of a tile's row: the span of the 128-byte swizzle, whatever the element type.
 pub(crate) const ROW_BYTES: u32 = 128;
@@ -60,6 +60,74 @@ impl Stages {
         let a = stage.at(consumer * (64 * ROW_BYTES)).offset(depth);
         let b = stage.offset(self.b_offset + depth);
         (k.descriptor_128b(a, 0, 1024), k.descriptor_128b(b, 0, 1024))
+    }
+}
+
+/// Which axes the operands have besides rows and K.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A `[M, K]`, B `[N, K]`.
+    Dense,
+    /// A `[M, H, K]`, B `[H, N, K]`.
+    Batched,
+    /// A `[M, K]`, B `[E, N, K]`.
+    Grouped,
+}
+
+impl Form {
+    /// Boxes of the tensor maps of A and B, innermost axis first.
+    pub fn boxes(self, block_k: u32, tile_m: u32, tile_n: u32) -> (Vec<u32>, Vec<u32>) {
+        match self {
+            Self::Dense => (vec![block_k, tile_m], vec![block_k, tile_n]),
+            Self::Batched => (vec![block_k, 1, tile_m], vec![block_k, tile_n, 1]),
+            Self::Grouped => (vec![block_k, tile_m], vec![block_k, tile_n, 1]),
+        }
+    }
+}
+
+/// The producer's side of a GEMM: fills the ring with the operand tiles of every output tile.
+pub(crate) struct Producer<'k> {
+    /// Tensor maps.
+    pub a: TensorMapArg<'k>,
+    pub b: TensorMapArg<'k>,
+    pub stages: Stages,
+    pub ring: Ring<'k>,
+    pub form: Form,
+    /// K elements of a stage, and stages of a tile.
+    pub block_k: u32,
+    pub k_blocks: u32,
+    /// Columns of a tile.
+    pub tile_n: u32,
+}
+
+impl<'k> Producer<'k> {
+    /// The warp walks together; the leader waits and issues.
+    pub fn run(&self, k: &'k Kernel, walk: Walk<'k>, shape: TileShape, leader: Val<'k, B1>) {
+        let position = self.ring.producer();
+        walk.for_each(k, shape, |tile| {
+            let column = tile.n_tile * self.tile_n;
+            k.if_(leader, || {
+                k.for_(0, self.k_blocks, 1, |block| {
+                    self.ring.acquire(position, self.stages.copied);
+                    let full = self.ring.full(position);
+                    let to_a = self.stages.at(k, position);
+                    let to_b = to_a.offset(self.stages.b_offset);
+                    let depth = block * self.block_k;
+                    let (from_a, from_b) = match self.form {
+                        Form::Dense => (vec![depth, tile.row], vec![depth, column]),
+                        Form::Batched => {
+                            let a = vec![depth, tile.group, tile.row];
+                            (a, vec![depth, column, tile.group])
+                        }
+                        Form::Grouped => (vec![depth, tile.row], vec![depth, column, tile.group]),
+                    };
+                    k.tma_load(to_a, self.a, &from_a, full);
+                    k.tma_load(to_b, self.b, &from_b, full);
+                    position.advance();
+                });
+            });
+            k.sync_warp();
+        });
     }
 }
 

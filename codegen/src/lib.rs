@@ -83,7 +83,7 @@ impl Codegen {
             mlir,
             llvm: lowered.llvm,
             ptx: ptx.to_string(),
-            launch: family.launch,
+            launch: family.launch.spec(&kernel.config),
         })
     }
 }

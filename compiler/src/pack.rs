@@ -3,7 +3,7 @@
 //! The manifest's structures mirror the program's one to one, so most of them cross over by way of their
 //! common JSON; a test holds that nothing is lost. Kernels gain their launch, their code and its resources.
 
-use mcc_bundle::{Bundle, Kernel, Manifest, Operand, SCHEMA_VERSION, Target};
+use mcc_bundle::{Bundle, Hardware, Kernel, Manifest, Operand, SCHEMA_VERSION, Target};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -73,6 +73,7 @@ pub fn pack(source: &Source, built: &Built) -> Result<Bundle, Error> {
                 .filter_map(|k| version(&k.ptx))
                 .max()
                 .unwrap_or_default(),
+            hardware: hardware(&built.target),
         },
         model: program.model.clone(),
         dims: mirror(&program.dims)?,
@@ -94,6 +95,21 @@ pub fn pack(source: &Source, built: &Built) -> Result<Bundle, Error> {
     bundle.graph = Some(built.graph.to_string());
     bundle.program = Some(stages::json(program)?);
     Ok(bundle)
+}
+
+/// What of a target file predictions need.
+fn hardware(target: &mcc_passes::target::Target) -> Hardware {
+    Hardware {
+        clock_hz: target.clock_hz,
+        sustained_clock_hz: target.sustained_clock_hz,
+        fp8_flops: target.fp8_flops,
+        bf16_flops: target.bf16_flops,
+        f32_flops: target.f32_flops,
+        hbm_bytes: target.hbm_bytes,
+        hbm_bytes_per_s: target.hbm_bytes_per_s,
+        l2_bytes: target.l2_bytes,
+        launch_ns: target.launch_ns,
+    }
 }
 
 /// The bundle's structure of the same JSON.

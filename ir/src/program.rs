@@ -7,6 +7,7 @@
 
 mod json;
 mod verify;
+mod work;
 
 use serde::{Deserialize, Serialize};
 
@@ -152,7 +153,7 @@ pub struct View {
 }
 
 /// How to launch a compiled kernel: made by codegen beside the PTX, evaluated by the runtime.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchSpec {
     /// Grid, x y z.
     pub grid: [Expr; 3],
@@ -164,10 +165,48 @@ pub struct LaunchSpec {
     pub smem_bytes: u32,
     /// Kernel parameters in order.
     pub params: Vec<Param>,
+    /// Whether the kernel waits by itself for the launches before it to end, before it touches what they touch
+    /// (PTX ISA "griddepcontrol"), so that the driver may start its blocks early.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub programmatic: bool,
+    /// What a launch has to do, for predictions and for measured ratios.
+    pub work: Work,
+}
+
+/// What a launch has to do at the least, whatever the kernel does beyond: the figures to hold a time against.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Which peak rate `flops` are held against.
+    pub unit: Unit,
+    /// Floating-point operations of the tensor cores, two for each multiply-add. Pairs that causal attention
+    /// masks are not counted.
+    pub flops: Expr,
+    /// Bytes of device memory: operands read once, results written once; of a table or of grouped weights only
+    /// what the rows can touch.
+    pub bytes: Expr,
+}
+
+/// The tensor cores' kind of product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// No tensor-core work.
+    #[default]
+    None,
+    /// E4M3 operands.
+    Fp8,
+    /// BF16 operands.
+    Bf16,
+}
+
+/// For `skip_serializing_if`, which passes a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// One kernel parameter.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Param {
     /// 64-bit device address of the operand's view.
@@ -201,7 +240,7 @@ pub enum Param {
 }
 
 /// An integer known at launch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Expr {
     /// A constant.
@@ -219,6 +258,8 @@ pub enum Expr {
     CeilDiv(Box<Expr>, u64),
     /// Sum.
     Add(Vec<Expr>),
+    /// Difference, zero where it would be negative.
+    Sub(Box<Expr>, Box<Expr>),
     /// Product.
     Mul(Vec<Expr>),
     /// Smallest.

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use mcc_bundle::{
-    Buffer, BufferId, BufferKind, Bundle, DType, Dim, DimDecl, DimValues, Entry, Expr, Kernel,
-    KernelId, LaunchSpec, Manifest, Operand, Param, ParamSource, Port, SCHEMA_VERSION, Step,
-    Target, TokenizerInfo, Type, View, WeightParam,
+    Buffer, BufferId, BufferKind, Bundle, DType, Dim, DimDecl, DimValues, Entry, Expr, Hardware,
+    Kernel, KernelId, LaunchSpec, Manifest, Operand, Param, ParamSource, Port, SCHEMA_VERSION,
+    Step, Target, TokenizerInfo, Type, View, WeightParam, Work,
 };
 use mcc_runtime::{DeviceKind, DeviceOptions, Model, RuntimeError, WeightError, open_device};
 use safetensors::Dtype;
@@ -120,6 +120,8 @@ fn bundle() -> Bundle {
                 cluster: [1, 1, 1],
                 smem_bytes: 0,
                 params,
+                programmatic: false,
+                work: Work::default(),
             },
             resources: None,
             ptx_sha256: String::new(),
@@ -202,6 +204,7 @@ fn bundle() -> Bundle {
             arch: "sm_90a".to_owned(),
             sms: 132,
             ptx_isa: "8.0".to_owned(),
+            hardware: Hardware::default(),
         },
         model: "rows".to_owned(),
         dims: vec![DimDecl {

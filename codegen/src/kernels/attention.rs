@@ -21,12 +21,12 @@
 //! Channel counts need not be multiples of 64: TMA fills the rest of a channel tile with zeros.
 
 use mcc_ir::kernel::Attention;
-use mcc_ir::program::{Expr, LaunchSpec, Param};
+use mcc_ir::program::{Expr, Param};
 use mcc_ir::types::DType;
 
 use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
 use super::tiles::{Fragment, ROW_BYTES, Store};
-use super::{Family, unsupported};
+use super::{Family, Launch, unsupported};
 use crate::emit::pipeline::{Ring, RingLayout, SmemMap};
 use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB, k_major_offsets};
 use crate::emit::{F32, I32, Kernel, Shared, Val};
@@ -234,10 +234,9 @@ pub fn family<'a>(name: &str, c: &'a Attention, rows: Rows) -> Result<Family<'a>
             Expr::Const(1),
         ],
     };
-    let launch = LaunchSpec {
+    let launch = Launch {
         grid,
         block: WARPGROUP * (1 + l.consumers),
-        cluster: [1, 1, 1],
         smem_bytes: l.bytes,
         params,
     };

@@ -15,12 +15,12 @@
 //! expert e; rows of the next group in a tile are computed and not stored.
 
 use mcc_ir::kernel::GemmBf16;
-use mcc_ir::program::{Expr, LaunchSpec, Param};
+use mcc_ir::program::{Expr, Param};
 use mcc_ir::types::DType;
 
 use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
 use super::tiles::{Form, Fragment, Producer, ROW_BYTES, Stages, Store, TileShape, Walk};
-use super::{Family, unsupported};
+use super::{Family, Launch, unsupported};
 use crate::emit::Kernel;
 use crate::emit::pipeline::Ring;
 use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB, k_major_offsets};
@@ -112,14 +112,13 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
     if grouped {
         params.push(Param::Pointer { operand: 2 });
     }
-    let launch = LaunchSpec {
+    let launch = Launch {
         grid: [
             Walk::grid(shape(c), c.groups, c.batch),
             Expr::Const(1),
             Expr::Const(1),
         ],
         block: WARPGROUP * (1 + c.tile_m / 64),
-        cluster: [1, 1, 1],
         smem_bytes: l.total,
         params,
     };

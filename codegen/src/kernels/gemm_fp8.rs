@@ -16,12 +16,12 @@
 //! in a tile are computed and not stored.
 
 use mcc_ir::kernel::GemmFp8;
-use mcc_ir::program::{Expr, LaunchSpec, Param};
+use mcc_ir::program::{Expr, Param};
 use mcc_ir::types::DType;
 
 use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
 use super::tiles::{Form, Fragment, Producer, Stages, Store, TileShape, Walk};
-use super::{Family, unsupported};
+use super::{Family, Launch, unsupported};
 use crate::emit::pipeline::Ring;
 use crate::emit::wgmma::{Init, Major, Mma, MmaType, OperandA, OperandB, k_major_offsets};
 use crate::emit::{F32, Kernel};
@@ -115,14 +115,13 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
     if grouped {
         params.push(Param::Pointer { operand: 4 });
     }
-    let launch = LaunchSpec {
+    let launch = Launch {
         grid: [
             Walk::grid(shape(c), c.groups, None),
             Expr::Const(1),
             Expr::Const(1),
         ],
         block: WARPGROUP * (1 + c.tile_m / 64),
-        cluster: [1, 1, 1],
         smem_bytes: l.total,
         params,
     };

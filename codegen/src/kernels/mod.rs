@@ -29,17 +29,45 @@ pub mod sample;
 mod tiles;
 
 use mcc_ir::kernel::KernelConfig;
-use mcc_ir::program::{Kernel, LaunchSpec};
+use mcc_ir::program::{Expr, Kernel, LaunchSpec, Param, Work};
 
 use crate::emit;
 use crate::error::CodegenError;
 
 pub(crate) use params::{MatrixArg, Params, ScalesArg};
 
+/// What a family says of its launches; the rest of a launch spec is the same for all of them.
+pub struct Launch {
+    /// Grid, x y z.
+    pub grid: [Expr; 3],
+    /// Threads a block.
+    pub block: u32,
+    /// Dynamic shared memory, bytes.
+    pub smem_bytes: u32,
+    /// Kernel parameters in order.
+    pub params: Vec<Param>,
+}
+
+impl Launch {
+    /// The whole spec, for a kernel of this config.
+    #[must_use]
+    pub fn spec(self, config: &KernelConfig) -> LaunchSpec {
+        LaunchSpec {
+            grid: self.grid,
+            block: self.block,
+            cluster: [1, 1, 1],
+            smem_bytes: self.smem_bytes,
+            params: self.params,
+            programmatic: false,
+            work: Work::of(config),
+        }
+    }
+}
+
 /// What a family makes of a config.
 pub struct Family<'a> {
     /// How the kernel is launched.
-    pub launch: LaunchSpec,
+    pub launch: Launch,
     /// Emits the kernel's body.
     pub body: Box<dyn FnOnce(&emit::Kernel) + 'a>,
 }

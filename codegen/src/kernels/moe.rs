@@ -7,10 +7,10 @@
 //! pairs; they stay in L2.
 
 use mcc_ir::kernel::{Combine, Expand, MoePlan};
-use mcc_ir::program::{Expr, LaunchSpec};
+use mcc_ir::program::Expr;
 
 use super::row::{CHUNK, RowShape, bf16_at, load8, pack8, rows_launch};
-use super::{Family, Params, unsupported};
+use super::{Family, Launch, Params, unsupported};
 use crate::emit::pipeline::SmemMap;
 use crate::emit::{F32, I32, Kernel, Val};
 use crate::error::CodegenError;
@@ -30,14 +30,13 @@ pub fn plan<'a>(name: &str, c: &'a MoePlan) -> Result<Family<'a>, CodegenError> 
     let mut p = Params::default();
     let (experts, offsets, slots, row_token) = (p.pointer(), p.pointer(), p.pointer(), p.pointer());
     let tokens = p.extent(0, 0);
-    let launch = LaunchSpec {
+    let launch = Launch {
         grid: [
             Expr::Const(u64::from(c.experts)),
             Expr::Const(1),
             Expr::Const(1),
         ],
         block: 32,
-        cluster: [1, 1, 1],
         smem_bytes: 0,
         params: p.list,
     };

@@ -3,9 +3,9 @@
 //! One block works on one row. Chunk `c` of a row is elements `8c..8c + 8`; thread `t` holds chunks
 //! `t, t + threads, …`. A scale group of 128 channels is 16 chunks, which lie in 16 neighbouring lanes.
 
-use mcc_ir::program::{Expr, LaunchSpec, Param};
+use mcc_ir::program::{Expr, Param};
 
-use super::unsupported;
+use super::{Launch, unsupported};
 use crate::emit::pipeline::SmemMap;
 use crate::emit::{F32, Global, I32, Kernel, Shared, Val};
 use crate::error::CodegenError;
@@ -76,7 +76,7 @@ impl RowShape {
     }
 
     /// A launch of one block a row; the rows are axis 0 of operand `operand`.
-    pub fn launch(self, operand: usize, smem: SmemMap, params: Vec<Param>) -> LaunchSpec {
+    pub fn launch(self, operand: usize, smem: SmemMap, params: Vec<Param>) -> Launch {
         rows_launch(self.threads, operand, smem, params)
     }
 }
@@ -87,15 +87,14 @@ pub(crate) fn rows_launch(
     operand: usize,
     smem: SmemMap,
     params: Vec<Param>,
-) -> LaunchSpec {
-    LaunchSpec {
+) -> Launch {
+    Launch {
         grid: [
             Expr::Extent { operand, axis: 0 },
             Expr::Const(1),
             Expr::Const(1),
         ],
         block: threads,
-        cluster: [1, 1, 1],
         smem_bytes: smem.bytes(),
         params,
     }

@@ -303,7 +303,8 @@ mod tests {
                 needed: SCHEMA_VERSION
             })
         ));
-        for json in ["", "[]", "{}", r#"{"schema": -1}"#, r#"{"schema": 1}"#] {
+        let nothing_else = format!(r#"{{"schema": {SCHEMA_VERSION}}}"#);
+        for json in ["", "[]", "{}", r#"{"schema": -1}"#, &nothing_else] {
             assert!(
                 matches!(read(MANIFEST, json), Err(BundleError::ManifestSyntax(_))),
                 "{json}"

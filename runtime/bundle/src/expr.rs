@@ -1,4 +1,4 @@
-//! Integers known at launch: grids are sums, products, quotients and minima of extents.
+//! Integers known at launch: grids and work are sums, differences, products, quotients and minima of extents.
 //!
 //! In: the extents of a step's operands and the device's number of SMs. Out: a value or an [`ExprError`].
 //! Holds: evaluation neither wraps nor divides by zero, and recurses at most [`MAX_EXPR_DEPTH`] deep.
@@ -28,6 +28,8 @@ pub enum Expr {
     CeilDiv(Box<Expr>, u64),
     /// Sum.
     Add(Vec<Expr>),
+    /// Difference, zero where it would be negative.
+    Sub(Box<Expr>, Box<Expr>),
     /// Product.
     Mul(Vec<Expr>),
     /// Smallest.
@@ -69,13 +71,27 @@ impl Expr {
         extent: &dyn Fn(usize, usize) -> Option<u64>,
         sms: u64,
     ) -> Result<u64, ExprError> {
-        self.eval_at(extent, sms, 0)
+        self.eval_at(extent, sms, u64::saturating_sub, 0)
+    }
+
+    /// A value that no smaller extents and no fewer SMs exceed. A difference counts as its first term: it is the
+    /// one thing here that can grow when an extent shrinks.
+    ///
+    /// # Errors
+    /// As [`Expr::eval`]; when there is a bound, `eval` has a value for all smaller extents.
+    pub fn upper_bound(
+        &self,
+        extent: &dyn Fn(usize, usize) -> Option<u64>,
+        sms: u64,
+    ) -> Result<u64, ExprError> {
+        self.eval_at(extent, sms, |a, _| a, 0)
     }
 
     fn eval_at(
         &self,
         extent: &dyn Fn(usize, usize) -> Option<u64>,
         sms: u64,
+        difference: fn(u64, u64) -> u64,
         depth: usize,
     ) -> Result<u64, ExprError> {
         if depth > MAX_EXPR_DEPTH {
@@ -84,7 +100,7 @@ impl Expr {
         let fold = |terms: &[Expr], combine: fn(u64, u64) -> Option<u64>| {
             let mut total = None;
             for term in terms {
-                let value = term.eval_at(extent, sms, depth + 1)?;
+                let value = term.eval_at(extent, sms, difference, depth + 1)?;
                 total = Some(match total {
                     None => value,
                     Some(acc) => combine(acc, value).ok_or(ExprError::Overflow)?,
@@ -100,10 +116,14 @@ impl Expr {
             }),
             Self::Sms => Ok(sms),
             Self::CeilDiv(_, 0) => Err(ExprError::DivisionByZero),
-            Self::CeilDiv(value, divisor) => {
-                Ok(value.eval_at(extent, sms, depth + 1)?.div_ceil(*divisor))
-            }
+            Self::CeilDiv(value, divisor) => Ok(value
+                .eval_at(extent, sms, difference, depth + 1)?
+                .div_ceil(*divisor)),
             Self::Add(terms) => fold(terms, u64::checked_add),
+            Self::Sub(a, b) => Ok(difference(
+                a.eval_at(extent, sms, difference, depth + 1)?,
+                b.eval_at(extent, sms, difference, depth + 1)?,
+            )),
             Self::Mul(terms) => fold(terms, u64::checked_mul),
             Self::Min(terms) => fold(terms, |a, b| Some(a.min(b))),
         }
@@ -148,6 +168,25 @@ mod tests {
             Ok(108)
         );
         assert_eq!(eval(&CeilDiv(Box::new(Const(0)), 64)), Ok(0));
+    }
+
+    #[test]
+    fn differences_stop_at_zero_and_are_bounded_by_their_first_term() {
+        use Expr::{Const, Extent, Mul, Sub};
+        let sub = |a, b| Sub(Box::new(a), Box::new(b));
+        assert_eq!(eval(&sub(Const(7), Const(3))), Ok(4));
+        assert_eq!(eval(&sub(Const(3), Const(7))), Ok(0));
+        // Zero at these extents, yet no value at all for a smaller operand 1.
+        let rows = Extent {
+            operand: 1,
+            axis: 0,
+        };
+        let hidden = Mul(vec![Const(u64::MAX), sub(Const(7), rows)]);
+        assert_eq!(eval(&hidden), Ok(0));
+        assert_eq!(
+            hidden.upper_bound(&|_, _| Some(7), 132),
+            Err(ExprError::Overflow)
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::expr::Expr;
 use crate::types::{DType, Dim, DimDecl, ParamSource, Type};
 
 /// Version of the manifest's fields; a reader takes exactly its own.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Index of a buffer in [`Manifest::buffers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -60,6 +60,32 @@ pub struct Target {
     pub sms: u32,
     /// PTX ISA version of the kernels, e.g. `8.0`.
     pub ptx_isa: String,
+    /// The device's rates and capacities as the target file states them.
+    pub hardware: Hardware,
+}
+
+/// Figures of the device that the compiler planned for, so that a host without the compiler can predict times
+/// ([`Work`]). All are nominal: of data sheets, not measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hardware {
+    /// The clock at which the peak rates hold.
+    pub clock_hz: u64,
+    /// The clock that long matrix work settles at under the power limit.
+    pub sustained_clock_hz: u64,
+    /// Dense FP8 tensor-core peak.
+    pub fp8_flops: u64,
+    /// Dense BF16 tensor-core peak.
+    pub bf16_flops: u64,
+    /// FP32 peak of the CUDA cores.
+    pub f32_flops: u64,
+    /// Capacity of device memory.
+    pub hbm_bytes: u64,
+    /// Bandwidth of device memory.
+    pub hbm_bytes_per_s: u64,
+    /// Capacity of the second-level cache.
+    pub l2_bytes: u64,
+    /// Time from the end of one kernel to useful work of the next in the same stream.
+    pub launch_ns: u64,
 }
 
 /// Special tokens of the model.
@@ -179,6 +205,55 @@ pub struct LaunchSpec {
     pub smem_bytes: u32,
     /// Kernel parameters in order.
     pub params: Vec<Param>,
+    /// Whether the kernel waits by itself for the launches before it to end, before it touches what they touch
+    /// (PTX ISA "griddepcontrol"), so that the driver may start its blocks early.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub programmatic: bool,
+    /// What a launch has to do, for predictions and for measured ratios.
+    pub work: Work,
+}
+
+/// What a launch has to do at the least, whatever the kernel does beyond: the figures to hold a time against.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Which peak rate `flops` are held against.
+    pub unit: Unit,
+    /// Floating-point operations of the tensor cores, two for each multiply-add. Pairs that causal attention
+    /// masks are not counted.
+    pub flops: Expr,
+    /// Bytes of device memory: operands read once, results written once; of a table or of grouped weights only
+    /// what the rows can touch.
+    pub bytes: Expr,
+}
+
+impl Default for Work {
+    /// None.
+    fn default() -> Self {
+        Self {
+            unit: Unit::None,
+            flops: Expr::Const(0),
+            bytes: Expr::Const(0),
+        }
+    }
+}
+
+/// The tensor cores' kind of product.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// No tensor-core work.
+    #[default]
+    None,
+    /// E4M3 operands.
+    Fp8,
+    /// BF16 operands.
+    Bf16,
+}
+
+/// For `skip_serializing_if`, which passes a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// One kernel parameter.

@@ -2,14 +2,14 @@
 //!
 //! In: any manifest that parses, a hostile one too. Out: nothing, or the first contradiction.
 //! Holds: every check is made at the upper bounds of the named dims; extents, addresses and launch
-//! expressions only grow with them, so what fits there fits everywhere.
+//! expressions' bounds only grow with them, so what fits there fits everywhere.
 
 use std::collections::BTreeSet;
 
 use crate::error::ManifestError;
-use crate::expr::Expr;
 use crate::manifest::{
-    Buffer, BufferId, BufferKind, Entry, Kernel, Manifest, Param, Port, SCHEMA_VERSION, View,
+    Buffer, BufferId, BufferKind, Entry, Kernel, LaunchSpec, Manifest, Param, Port, SCHEMA_VERSION,
+    View,
 };
 use crate::types::{DType, Dim, DimValues, ParamSource, Type, is_identifier, product};
 
@@ -257,7 +257,7 @@ impl Checker<'_> {
                 for (j, view) in step.operands.iter().enumerate() {
                     extents.push(self.view(kernel, j, view, &format!("{place}.operands[{j}]"))?);
                 }
-                check_grid(&kernel.launch.grid, &extents, &place)?;
+                check_exprs(&kernel.launch, &extents, &place)?;
                 check_step_params(kernel, &step.operands, &place)?;
             }
         }
@@ -523,11 +523,20 @@ fn check_launch(kernel: &Kernel, place: &str) -> Check {
     Ok(())
 }
 
-fn check_grid(grid: &[Expr; 3], extents: &[Vec<u64>], place: &str) -> Check {
+/// Whether grid and work have values for all extents up to these.
+fn check_exprs(launch: &LaunchSpec, extents: &[Vec<u64>], place: &str) -> Check {
     let extent = |operand: usize, axis: usize| extents.get(operand)?.get(axis).copied();
-    for (expr, axis) in grid.iter().zip(["x", "y", "z"]) {
-        expr.eval(&extent, MANY_SMS)
-            .map_err(|err| ManifestError::new(place, format!("grid {axis}: {err}")))?;
+    let [x, y, z] = &launch.grid;
+    let named = [
+        ("grid x", x),
+        ("grid y", y),
+        ("grid z", z),
+        ("work flops", &launch.work.flops),
+        ("work bytes", &launch.work.bytes),
+    ];
+    for (name, expr) in named {
+        expr.upper_bound(&extent, MANY_SMS)
+            .map_err(|err| ManifestError::new(place, format!("{name}: {err}")))?;
     }
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Bundles go to a file and back unchanged; damaged and hostile ones end in an error that names the damage.
 
 use mcc_bundle::{
-    Buffer, BufferId, BufferKind, Bundle, BundleError, DType, Dim, DimDecl, Entry, Expr, Kernel,
-    KernelId, LaunchSpec, Manifest, Operand, Param, ParamSource, Port, SCHEMA_VERSION, ScaleBlock,
-    Step, Target, TokenizerInfo, Type, View, WeightParam, Yarn,
+    Buffer, BufferId, BufferKind, Bundle, BundleError, DType, Dim, DimDecl, Entry, Expr, Hardware,
+    Kernel, KernelId, LaunchSpec, Manifest, Operand, Param, ParamSource, Port, SCHEMA_VERSION,
+    ScaleBlock, Step, Target, TokenizerInfo, Type, Unit, View, WeightParam, Work, Yarn,
 };
 
 fn dim(text: &str) -> Dim {
@@ -81,6 +81,12 @@ fn manifest() -> Manifest {
                     axis: 0,
                 },
             ],
+            programmatic: name == "gather_b",
+            work: Work {
+                unit: Unit::Fp8,
+                flops: Expr::Const(0),
+                bytes: Expr::Sub(Box::new(Expr::Const(64)), Box::new(Expr::Const(1))),
+            },
         },
         resources: None,
         ptx_sha256: String::new(),
@@ -112,6 +118,7 @@ fn manifest() -> Manifest {
             arch: "sm_90a".to_owned(),
             sms: 132,
             ptx_isa: "8.0".to_owned(),
+            hardware: Hardware::default(),
         },
         model: "test".to_owned(),
         dims: vec![DimDecl {
@@ -464,6 +471,21 @@ fn contradictions_are_refused() {
         }),
         ("grid z: the value does not fit", |m| {
             m.kernels[1].launch.grid[2] = Expr::Mul(vec![Expr::Const(u64::MAX), Expr::Sms]);
+        }),
+        ("work flops: the value does not fit", |m| {
+            // Zero at the upper bounds, and no value below them.
+            let rows = Expr::Extent {
+                operand: 1,
+                axis: 0,
+            };
+            let less = Expr::Sub(Box::new(Expr::Const(64)), Box::new(rows));
+            m.kernels[0].launch.work.flops = Expr::Mul(vec![Expr::Const(u64::MAX), less]);
+        }),
+        ("work bytes: operand 0 has no axis 7", |m| {
+            m.kernels[1].launch.work.bytes = Expr::Extent {
+                operand: 0,
+                axis: 7,
+            };
         }),
         ("second entry", |m| m.entries.push(m.entries[0].clone())),
         ("second port", |m| {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use half::bf16;
 use mcc_bundle::{
-    BufferId, DType, Dim, Manifest, ParamSource, ScaleBlock, Target, TokenizerInfo, Type,
+    BufferId, DType, Dim, Hardware, Manifest, ParamSource, ScaleBlock, Target, TokenizerInfo, Type,
     WeightParam,
 };
 use safetensors::Dtype;
@@ -160,6 +160,7 @@ fn manifest(dtype: DType, shape: &[u64], source: ParamSource) -> Manifest {
             arch: "sm_90a".to_owned(),
             sms: 132,
             ptx_isa: "8.0".to_owned(),
+            hardware: Hardware::default(),
         },
         model: "test".to_owned(),
         dims: Vec::new(),

@@ -7,9 +7,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use mcc_bundle::{
-    Buffer, BufferId, BufferKind, Bundle, DType, Dim, DimDecl, Entry, Expr, Kernel, KernelId,
-    LaunchSpec, Manifest, Operand, Param, Port, SCHEMA_VERSION, Step, Target, TokenizerInfo, Type,
-    View,
+    Buffer, BufferId, BufferKind, Bundle, DType, Dim, DimDecl, Entry, Expr, Hardware, Kernel,
+    KernelId, LaunchSpec, Manifest, Operand, Param, Port, SCHEMA_VERSION, Step, Target,
+    TokenizerInfo, Type, View, Work,
 };
 use mcc_runtime::{
     Device, DeviceError, DeviceProps, FunctionId, LaunchDims, LaunchReport, ModuleImage, ParamSlot,
@@ -268,6 +268,8 @@ fn kernel(
             cluster: [1, 1, 1],
             smem_bytes: 0,
             params,
+            programmatic: false,
+            work: Work::default(),
         },
         resources: None,
         ptx_sha256: String::new(),
@@ -450,6 +452,7 @@ pub fn toy() -> Bundle {
             arch: "sm_90a".to_owned(),
             sms: 132,
             ptx_isa: "8.0".to_owned(),
+            hardware: Hardware::default(),
         },
         model: "toy".to_owned(),
         dims: vec![dim("T", CHUNK), dim("C", CONTEXT), dim("R", CHUNK)],

@@ -78,6 +78,15 @@ impl LaunchConfig {
     }
 }
 
+/// Directives of a kernel: `.reqntid`, `.maxntid` and `.reqnctapercluster`
+/// (PTX ISA 11.4 and 11.7).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Demands {
+    pub block: Option<[u32; 3]>,
+    pub max_threads: Option<u64>,
+    pub cluster: Option<[u32; 3]>,
+}
+
 /// What a launch did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LaunchStats {
@@ -108,6 +117,8 @@ struct Inner {
     lines: Vec<String>,
     memory: Arc<Memory>,
     globals: Vec<u64>,
+    /// Name, address and size of the global variables.
+    names: Vec<(String, u64, u64)>,
 }
 
 impl Drop for Inner {
@@ -136,6 +147,24 @@ impl Module {
     /// Static shared memory of a kernel in bytes.
     pub fn static_smem(&self, kernel: &str) -> Result<u32, SimError> {
         Ok(self.kernel(kernel)?.static_smem)
+    }
+
+    /// Address and size of a global variable.
+    pub fn global(&self, name: &str) -> Option<(u64, u64)> {
+        let mut known = self.inner.names.iter();
+        known
+            .find(|(n, ..)| n == name)
+            .map(|&(_, at, bytes)| (at, bytes))
+    }
+
+    /// What a kernel's directives say of its launches.
+    pub fn demands(&self, kernel: &str) -> Result<Demands, SimError> {
+        let k = self.kernel(kernel)?;
+        Ok(Demands {
+            block: k.req_ntid,
+            max_threads: k.max_threads,
+            cluster: k.req_cluster,
+        })
     }
 
     fn kernel(&self, name: &str) -> Result<&Kernel, SimError> {
@@ -189,6 +218,43 @@ impl Gpu {
         self.memory.free(addr)
     }
 
+    /// Memory of the host that kernels reach, too: its device address and its
+    /// host address, valid until [`Gpu::free`].
+    pub fn alloc_host(&self, bytes: u64) -> Result<(u64, *mut u8), SimError> {
+        self.memory.alloc_host(bytes)
+    }
+
+    /// Addresses of which parts can be mapped; the size is a multiple of 64 KiB.
+    pub fn reserve(&self, bytes: u64, align: u64) -> Result<u64, SimError> {
+        self.memory.reserve(bytes, align)
+    }
+
+    /// Gives up a reservation and what is mapped in it.
+    pub fn unreserve(&self, addr: u64) -> Result<(), SimError> {
+        self.memory.unreserve(addr)
+    }
+
+    /// Lets kernels and copies touch whole pages of a reservation.
+    pub fn map(&self, addr: u64, len: u64) -> Result<(), SimError> {
+        self.memory.map(addr, len)
+    }
+
+    /// Takes them away; the bytes stay, see [`Gpu::reserved`].
+    pub fn unmap(&self, addr: u64, len: u64) -> Result<(), SimError> {
+        self.memory.unmap(addr, len)
+    }
+
+    /// Where the bytes of a reservation are, mapped or not; valid until
+    /// [`Gpu::unreserve`].
+    pub fn reserved(&self, addr: u64, len: u64) -> Option<*mut u8> {
+        self.memory.reserved_host(addr, len)
+    }
+
+    /// Whether all of these bytes can be touched.
+    pub fn is_mapped(&self, addr: u64, len: u64) -> bool {
+        self.memory.view().resolve(addr, len).is_some()
+    }
+
     pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), SimError> {
         self.memory.with(addr, data.len() as u64, |p| {
             // SAFETY: `with` has checked the range.
@@ -217,6 +283,7 @@ impl Gpu {
         })?;
         let mut addresses = HashMap::new();
         let mut globals = Vec::new();
+        let mut names = Vec::new();
         for (i, item) in ast.items.iter().enumerate() {
             if let Item::Variable(v) = item
                 && decode::is_global(v.space)
@@ -224,6 +291,7 @@ impl Gpu {
             {
                 let at = self.alloc(v.bytes(), v.alignment().clamp(1, 65536))?;
                 globals.push(at);
+                names.push((v.name.clone(), at, v.bytes()));
                 addresses.insert(ItemId(i as u32), at);
             }
         }
@@ -246,6 +314,7 @@ impl Gpu {
                 lines,
                 memory,
                 globals,
+                names,
             }),
         })
     }

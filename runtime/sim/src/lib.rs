@@ -29,5 +29,5 @@ mod tensor_map;
 mod tma;
 
 pub use error::{BlockedWarp, Deadlock, Fault, FaultKind, SimError};
-pub use launch::{Completion, Gpu, GpuConfig, LaunchConfig, LaunchStats, Module};
+pub use launch::{Completion, Demands, Gpu, GpuConfig, LaunchConfig, LaunchStats, Module};
 pub use tensor_map::{Swizzle, TensorElem, TensorMap};

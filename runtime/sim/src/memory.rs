@@ -14,7 +14,7 @@
 //! Every allocation starts on a 64 KiB page of its own and is followed by an
 //! unmapped page, so that the page number finds the allocation at once and an
 //! access beyond its end faults. Addresses are never reused: an access after
-//! `free` faults as well.
+//! `free` faults as well. Of a reservation, what is not mapped faults.
 //!
 //! Device threads of several CTAs run on several host threads. Plain accesses
 //! are relaxed atomics of their own width, so that a race in the simulated
@@ -41,31 +41,80 @@ const PAGE_SHIFT: u32 = 16;
 const NO_ALLOCATION: u32 = u32::MAX;
 const HOST_ALIGN: usize = 256;
 
-/// One allocation; its bytes live as long as a launch may use them.
+/// Host bytes behind device addresses.
 #[derive(Debug)]
-pub(crate) struct Allocation {
-    pub start: u64,
-    pub len: u64,
+struct Backing {
     host: *mut u8,
     layout: Layout,
 }
 
+impl Backing {
+    fn zeroed(bytes: u64) -> Result<Arc<Backing>, SimError> {
+        let layout = usize::try_from(bytes)
+            .ok()
+            .and_then(|n| Layout::from_size_align(n.max(1), HOST_ALIGN).ok())
+            .ok_or_else(|| SimError::Memory(format!("{bytes} bytes are too many")))?;
+        // SAFETY: the size is not zero.
+        let host = unsafe { alloc_zeroed(layout) };
+        if host.is_null() {
+            return Err(SimError::Memory(format!(
+                "the host has no {bytes} bytes left"
+            )));
+        }
+        Ok(Arc::new(Backing { host, layout }))
+    }
+}
+
 // SAFETY: the bytes are only touched through raw pointers and atomics, and the
 // pointer itself never changes.
+unsafe impl Send for Backing {}
+// SAFETY: as above.
+unsafe impl Sync for Backing {}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout in `Backing::zeroed`.
+        unsafe { dealloc(self.host, self.layout) }
+    }
+}
+
+/// Addresses that kernels may touch: an allocation, or a mapped run of a
+/// reservation. Its bytes live as long as a launch may use them.
+#[derive(Debug)]
+pub(crate) struct Allocation {
+    pub start: u64,
+    pub len: u64,
+    /// Of the first byte, in `backing`.
+    host: *mut u8,
+    backing: Arc<Backing>,
+    /// Whether it takes device memory.
+    counted: bool,
+}
+
+// SAFETY: as for `Backing`, into which the pointer points.
 unsafe impl Send for Allocation {}
 // SAFETY: as above.
 unsafe impl Sync for Allocation {}
 
-impl Drop for Allocation {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout in `Memory::alloc`.
-        unsafe { dealloc(self.host, self.layout) }
-    }
+/// A range of addresses, of which parts can be mapped.
+#[derive(Debug, Clone)]
+struct Reservation {
+    start: u64,
+    len: u64,
+    backing: Arc<Backing>,
+    /// Slots of the mapped runs. Neighbours are one run, so that an access may
+    /// reach from one mapping into the next.
+    runs: Vec<u32>,
 }
 
 impl Allocation {
     pub fn host(&self) -> *mut u8 {
         self.host
+    }
+
+    /// Bytes of device memory.
+    fn taken(&self) -> u64 {
+        if self.counted { self.len } else { 0 }
     }
 }
 
@@ -74,6 +123,7 @@ impl Allocation {
 pub(crate) struct Table {
     pages: Vec<u32>,
     slots: Vec<Option<Arc<Allocation>>>,
+    reservations: Vec<Reservation>,
 }
 
 impl Table {
@@ -96,6 +146,61 @@ impl Table {
         let page = addr.checked_sub(GLOBAL_BASE)? >> PAGE_SHIFT;
         let slot = *self.pages.get(usize::try_from(page).ok()?)?;
         self.slots.get(slot as usize)?.as_deref()
+    }
+
+    /// The next free address that is aligned to `align`, at least a page.
+    fn next_address(&mut self, align: u64) -> u64 {
+        let pages = (align >> PAGE_SHIFT).max(1) as usize;
+        let base = (GLOBAL_BASE >> PAGE_SHIFT) as usize;
+        let first = (base + self.pages.len()).next_multiple_of(pages) - base;
+        self.pages.resize(first, NO_ALLOCATION);
+        GLOBAL_BASE + ((first as u64) << PAGE_SHIFT)
+    }
+
+    /// Adds an allocation behind the last page.
+    fn place(&mut self, start: u64, len: u64, backing: &Arc<Backing>, counted: bool) {
+        let pages = len.div_ceil(1 << PAGE_SHIFT) as usize;
+        self.pages
+            .resize(self.pages.len() + pages, self.slots.len() as u32);
+        self.slots.push(Some(Arc::new(Allocation {
+            start,
+            len,
+            host: backing.host,
+            backing: Arc::clone(backing),
+            counted,
+        })));
+    }
+
+    fn guard(&mut self) {
+        self.pages.push(NO_ALLOCATION);
+    }
+
+    /// Makes a part of a reservation an allocation.
+    fn attach(&mut self, r: &Reservation, start: u64, len: u64) -> u32 {
+        let slot = self.slots.len() as u32;
+        // SAFETY: the part lies inside of the reservation's bytes.
+        let host = unsafe { r.backing.host.add((start - r.start) as usize) };
+        self.slots.push(Some(Arc::new(Allocation {
+            start,
+            len,
+            host,
+            backing: Arc::clone(&r.backing),
+            counted: false,
+        })));
+        self.page_range(start, len).fill(slot);
+        slot
+    }
+
+    fn clear(&mut self, slot: u32) {
+        if let Some(a) = self.slots[slot as usize].take() {
+            self.page_range(a.start, a.len).fill(NO_ALLOCATION);
+        }
+    }
+
+    fn page_range(&mut self, start: u64, len: u64) -> &mut [u32] {
+        let first = ((start - GLOBAL_BASE) >> PAGE_SHIFT) as usize;
+        let pages = len.div_ceil(1 << PAGE_SHIFT) as usize;
+        &mut self.pages[first..first + pages]
     }
 
     /// Where an unmapped address lies, for error messages.
@@ -170,46 +275,155 @@ impl Memory {
         }
         let len = bytes.max(1);
         self.edit(|t| {
-            let used: u64 = t.slots.iter().flatten().map(|a| a.len).sum();
+            let used: u64 = t.slots.iter().flatten().map(|a| a.taken()).sum();
             if used.saturating_add(len) > self.capacity {
                 return Err(SimError::Memory(format!(
                     "{bytes} bytes do not fit: {used} of {} are in use",
                     self.capacity
                 )));
             }
-            let layout = usize::try_from(len)
-                .ok()
-                .and_then(|n| Layout::from_size_align(n, HOST_ALIGN).ok())
-                .ok_or_else(|| SimError::Memory(format!("{bytes} bytes are too many")))?;
-            // SAFETY: the size is not zero.
-            let host = unsafe { alloc_zeroed(layout) };
-            if host.is_null() {
-                return Err(SimError::Memory(format!(
-                    "the host has no {bytes} bytes left"
-                )));
-            }
-            let first = t.pages.len();
-            let start = GLOBAL_BASE + ((first as u64) << PAGE_SHIFT);
-            let pages = len.div_ceil(1 << PAGE_SHIFT) as usize;
-            t.pages.resize(first + pages, t.slots.len() as u32);
-            // The guard page.
-            t.pages.push(NO_ALLOCATION);
-            t.slots.push(Some(Arc::new(Allocation {
-                start,
-                len,
-                host,
-                layout,
-            })));
+            let backing = Backing::zeroed(len)?;
+            let start = t.next_address(1 << PAGE_SHIFT);
+            t.place(start, len, &backing, true);
+            t.guard();
             Ok(start)
         })
     }
 
+    /// Zeroed memory of the host that kernels reach, too: its device address
+    /// and its host address. It takes no device memory.
+    pub fn alloc_host(&self, bytes: u64) -> Result<(u64, *mut u8), SimError> {
+        let len = bytes.max(1);
+        let backing = Backing::zeroed(len)?;
+        self.edit(|t| {
+            let start = t.next_address(1 << PAGE_SHIFT);
+            t.place(start, len, &backing, false);
+            t.guard();
+            Ok((start, backing.host))
+        })
+    }
+
+    /// Addresses with nothing behind them, aligned to `align`, until parts of
+    /// them are mapped.
+    pub fn reserve(&self, bytes: u64, align: u64) -> Result<u64, SimError> {
+        if bytes == 0 || !bytes.is_multiple_of(1 << PAGE_SHIFT) || !align.is_power_of_two() {
+            return Err(SimError::Memory(format!(
+                "{bytes} bytes at a multiple of {align} cannot be reserved: both are powers of two, the size a multiple of 65536"
+            )));
+        }
+        let backing = Backing::zeroed(bytes)?;
+        self.edit(|t| {
+            let start = t.next_address(align.max(1 << PAGE_SHIFT));
+            let pages = (bytes >> PAGE_SHIFT) as usize;
+            t.pages.resize(t.pages.len() + pages, NO_ALLOCATION);
+            t.guard();
+            t.reservations.push(Reservation {
+                start,
+                len: bytes,
+                backing,
+                runs: Vec::new(),
+            });
+            Ok(start)
+        })
+    }
+
+    /// Gives up a reservation and all that is mapped in it.
+    pub fn unreserve(&self, addr: u64) -> Result<(), SimError> {
+        self.edit(|t| {
+            let at = t.reservations.iter().position(|r| r.start == addr);
+            let at =
+                at.ok_or_else(|| SimError::Memory(format!("no reservation starts at {addr:#x}")))?;
+            let r = t.reservations.swap_remove(at);
+            for slot in r.runs {
+                t.clear(slot);
+            }
+            Ok(())
+        })
+    }
+
+    /// Lets kernels and copies touch a part of a reservation.
+    pub fn map(&self, addr: u64, len: u64) -> Result<(), SimError> {
+        self.remap(addr, len, |runs, from, to| {
+            if runs.iter().any(|&(a, b)| a < to && from < b) {
+                return Err("a part of it is mapped");
+            }
+            runs.push((from, to));
+            runs.sort_unstable();
+            // Neighbours become one.
+            runs.dedup_by(|next, run| {
+                let touch = run.1 == next.0;
+                run.1 = if touch { next.1 } else { run.1 };
+                touch
+            });
+            Ok(())
+        })
+    }
+
+    /// Takes it away again; the bytes stay what they are.
+    pub fn unmap(&self, addr: u64, len: u64) -> Result<(), SimError> {
+        self.remap(addr, len, |runs, from, to| {
+            let at = runs.iter().position(|&(a, b)| a <= from && to <= b);
+            let (a, b) = runs.swap_remove(at.ok_or("it is not mapped as a whole")?);
+            runs.extend([(a, from), (to, b)].into_iter().filter(|(a, b)| a < b));
+            runs.sort_unstable();
+            Ok(())
+        })
+    }
+
+    fn remap(
+        &self,
+        addr: u64,
+        len: u64,
+        change: impl FnOnce(&mut Vec<(u64, u64)>, u64, u64) -> Result<(), &'static str>,
+    ) -> Result<(), SimError> {
+        let wrong = |what: &str| {
+            SimError::Memory(format!("{len} bytes at {addr:#x} cannot be mapped: {what}"))
+        };
+        let page = 1u64 << PAGE_SHIFT;
+        let end = addr.checked_add(len).ok_or_else(|| wrong("too many"))?;
+        if len == 0 || !addr.is_multiple_of(page) || !len.is_multiple_of(page) {
+            return Err(wrong("they are no whole pages of 64 KiB"));
+        }
+        self.edit(|t| {
+            let inside = |r: &Reservation| r.start <= addr && end <= r.start + r.len;
+            let at = t.reservations.iter().position(inside);
+            let at = at.ok_or_else(|| wrong("they are not reserved"))?;
+            let r = t.reservations[at].clone();
+            let slots = r.runs.iter().filter_map(|&s| t.slots[s as usize].as_ref());
+            let mut runs: Vec<(u64, u64)> = slots.map(|a| (a.start, a.start + a.len)).collect();
+            runs.sort_unstable();
+            change(&mut runs, addr, end).map_err(wrong)?;
+            for &slot in &r.runs {
+                t.clear(slot);
+            }
+            t.reservations[at].runs = runs
+                .iter()
+                .map(|&(from, to)| t.attach(&r, from, to - from))
+                .collect();
+            Ok(())
+        })
+    }
+
+    /// The host address of reserved bytes, mapped or not.
+    pub fn reserved_host(&self, addr: u64, len: u64) -> Option<*mut u8> {
+        let view = self.view();
+        let inside = |r: &&Reservation| {
+            r.start <= addr
+                && addr
+                    .checked_add(len)
+                    .is_some_and(|end| end <= r.start + r.len)
+        };
+        let r = view.reservations.iter().find(inside)?;
+        // SAFETY: the range lies inside of the reservation's bytes.
+        Some(unsafe { r.backing.host.add((addr - r.start) as usize) })
+    }
+
     pub fn free(&self, addr: u64) -> Result<(), SimError> {
         self.edit(|t| {
-            let slot = t
-                .slots
-                .iter_mut()
-                .find(|s| s.as_ref().is_some_and(|a| a.start == addr));
+            let slot = t.slots.iter_mut().find(|s| {
+                s.as_ref()
+                    .is_some_and(|a| a.start == addr && a.host == a.backing.host)
+            });
             match slot {
                 Some(slot) => {
                     *slot = None;
@@ -298,5 +512,40 @@ mod tests {
         assert!(m.alloc(16, 3).is_err());
         let text = m.view().describe(b + 12);
         assert!(text.contains("2 bytes past the end"), "{text}");
+    }
+
+    #[test]
+    fn of_a_reservation_only_mapped_pages_can_be_touched() {
+        let m = Memory::new(1 << 16);
+        let page = 65536;
+        let a = m.reserve(8 * page, 1 << 21).expect("addresses");
+        assert!(a.is_multiple_of(1 << 21));
+        assert!(m.view().resolve(a, 1).is_none());
+        m.map(a + page, page).expect("reserved");
+        m.map(a + 3 * page, page).expect("reserved");
+        assert!(m.view().resolve(a + 2 * page - 1, 2).is_none());
+        m.map(a + 2 * page, page).expect("reserved");
+        // An access may reach over the seams.
+        assert!(m.view().resolve(a + page, 3 * page).is_some());
+        assert!(m.view().resolve(a + page, 3 * page + 1).is_none());
+        assert!(m.map(a + 3 * page, 2 * page).is_err(), "mapped twice");
+        assert!(m.unmap(a, 2 * page).is_err(), "not mapped as a whole");
+        assert!(m.free(a + page).is_err(), "a run is no allocation");
+        // What is unmapped keeps its bytes.
+        m.with(a + 2 * page, 1, |p| unsafe { p.write(7) })
+            .expect("mapped");
+        m.unmap(a + 2 * page, page).expect("mapped");
+        assert!(m.view().resolve(a + 2 * page - 1, 2).is_none());
+        assert!(m.view().resolve(a + 3 * page, page).is_some());
+        m.map(a + 2 * page, page).expect("free again");
+        assert_eq!(m.with(a + 2 * page, 1, |p| unsafe { p.read() }), Ok(7));
+        // Reservations take no memory of the device, nor does the host's.
+        let (h, host) = m.alloc_host(100).expect("host memory");
+        let b = m.alloc(page, 1).expect("the whole device");
+        assert_eq!(m.view().resolve(h, 100), Some(host));
+        assert!(m.alloc(1, 1).is_err());
+        m.unreserve(a).expect("reserved");
+        assert!(m.view().resolve(a + page, 1).is_none() && m.view().resolve(b, 1).is_some());
+        assert!(m.unreserve(a).is_err());
     }
 }

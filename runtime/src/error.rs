@@ -1,6 +1,7 @@
 //! What can go wrong while a bundle runs: the environment's fault, the checkpoint's, the caller's or the compiler's.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mcc_bundle::{BundleError, ManifestError};
 use thiserror::Error;
@@ -43,6 +44,18 @@ pub enum RuntimeError {
         expected: String,
         /// Of the module.
         found: String,
+    },
+    /// The model does not fit the device.
+    #[error("the model needs {needed} bytes of device memory, {free} of {total} are free; {plan}")]
+    DoesNotFit {
+        /// Before the first step: weights, ports and temporaries.
+        needed: u64,
+        /// Free on the device.
+        free: u64,
+        /// Of the device.
+        total: u64,
+        /// What needs how much.
+        plan: String,
     },
     /// A launch that no device could do: a fault of the compiler.
     #[error("step `{step}` with kernel `{kernel}`: {what}; this is a bug of the compiler")]
@@ -157,29 +170,57 @@ pub enum RuntimeError {
 }
 
 /// A device that is not there, or that refused.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum DeviceError {
-    /// Not compiled in.
-    #[error(
-        "this build of mcc has only the simulated device; `{asked}` is not available, use `--device sim`"
-    )]
-    NotInThisBuild {
-        /// Asked for.
-        asked: String,
-    },
-    /// No such device.
-    #[error("there is no device `{asked}`; known are `sim` and `cuda`")]
+    /// No such kind of device.
+    #[error("there is no device `{asked}`; known are `sim`, `cuda` and `cuda:N`")]
     Unknown {
         /// Asked for.
         asked: String,
     },
+    /// No NVIDIA driver on this machine.
+    #[error(
+        "no NVIDIA driver was found (libcuda.so.1 is not on this machine): install the driver, or use `--device sim`"
+    )]
+    NoDriver,
+    /// The driver lacks what the runtime needs.
+    #[error(
+        "the NVIDIA driver is too old: it supports CUDA {found}, at least {needed} is needed ({why}); update the driver"
+    )]
+    DriverTooOld {
+        /// CUDA version of the driver, e.g. `12.2`.
+        found: String,
+        /// CUDA version that is needed.
+        needed: String,
+        /// What needs it.
+        why: String,
+    },
+    /// A driver, but no GPU.
+    #[error(
+        "the NVIDIA driver reports no GPU; is one installed, and visible (CUDA_VISIBLE_DEVICES)?"
+    )]
+    NoGpu,
+    /// Fewer GPUs than asked for.
+    #[error("there is no GPU {asked}: this machine has {found}, counted from 0")]
+    NoOrdinal {
+        /// Asked for.
+        asked: u32,
+        /// How many there are.
+        found: u32,
+    },
     /// Device memory is exhausted.
-    #[error("the device has no {bytes} bytes left for {what}: {message}")]
+    #[error(
+        "{bytes} bytes for {what} do not fit: {free} of the device's {total} bytes are free ({message})"
+    )]
     OutOfMemory {
         /// Asked for.
         bytes: u64,
         /// What they were for.
         what: String,
+        /// Free at that time.
+        free: u64,
+        /// Of the device.
+        total: u64,
         /// What the device said.
         message: String,
     },
@@ -189,18 +230,95 @@ pub enum DeviceError {
         /// Which one.
         kernel: String,
     },
+    /// The device's driver does not take a kernel's code.
+    #[error("kernel `{kernel}` does not load: {message}")]
+    Module {
+        /// Which one.
+        kernel: String,
+        /// What the driver said of the cubin and of the PTX.
+        message: String,
+    },
     /// A tensor map that the hardware does not have.
     #[error("tensor map: {0}")]
     TensorMap(String),
+    /// A stream or event of another device, or one that is gone.
+    #[error("the device has no {what} {number}")]
+    NoHandle {
+        /// `stream`, `event`.
+        what: &'static str,
+        /// Its number.
+        number: usize,
+    },
+    /// Memory that is not an allocation's.
+    #[error("{len} bytes at {address:#x} are not allocated on the device")]
+    BadAddress {
+        /// Where.
+        address: u64,
+        /// How many.
+        len: u64,
+    },
+    /// A launch that the driver refused, or a kernel that failed.
+    #[error("{what}: {message}")]
+    Launch {
+        /// Kernel, label, grid, block, cluster, shared memory and parameters, for people.
+        what: String,
+        /// What the driver said, and what the kernel said of itself.
+        message: String,
+    },
+    /// Work that did not end in time.
+    #[error(
+        "the GPU has not finished within {seconds} s; in flight: {what}{status}; the device cannot be used any more"
+    )]
+    Timeout {
+        /// The limit.
+        seconds: u64,
+        /// Launches in flight.
+        what: String,
+        /// What waiting kernels said; empty, or begins with `; `.
+        status: String,
+    },
+    /// Another call of the driver failed.
+    #[error("{call} failed: {name} ({code}), {message}")]
+    Driver {
+        /// Name of the driver's function.
+        call: &'static str,
+        /// Number of the error.
+        code: u32,
+        /// Name of the error.
+        name: String,
+        /// What the driver says about it, and what to do.
+        message: String,
+    },
+    /// An earlier failure has destroyed the device's context.
+    #[error("the device is lost since an earlier failure ({by}); start the process again")]
+    Lost {
+        /// The failure.
+        by: String,
+    },
     /// What the simulated device said.
     #[error(transparent)]
-    Sim(Box<mcc_sim::SimError>),
+    Sim(Arc<mcc_sim::SimError>),
+}
+
+impl DeviceError {
+    /// Whether the fault is this machine's: there is no such device, or not one that can be used.
+    #[must_use]
+    pub const fn is_environment(&self) -> bool {
+        matches!(
+            self,
+            Self::Unknown { .. }
+                | Self::NoDriver
+                | Self::DriverTooOld { .. }
+                | Self::NoGpu
+                | Self::NoOrdinal { .. }
+        )
+    }
 }
 
 impl From<mcc_sim::SimError> for DeviceError {
     fn from(err: mcc_sim::SimError) -> Self {
         // Faults carry much detail; a result should stay small.
-        Self::Sim(Box::new(err))
+        Self::Sim(Arc::new(err))
     }
 }
 

@@ -4,20 +4,26 @@
 //! Holds: parameters lie where the kernel's own declaration has them, which [`check_params`] compares once
 //! when a model is loaded; a tensor map is encoded again only when an extent of its view has changed.
 
-use mcc_bundle::{BufferKind, DimValues, Kernel, Manifest, Param, Step, View};
+use mcc_bundle::{BufferKind, Dim, DimValues, Kernel, Manifest, Param, Step, View};
 
-use crate::device::{Device, FunctionId, LaunchDims, LaunchReport, ParamSlot, TensorMapSpec};
+use crate::device::{Device, LaunchDims, ParamSlot, TensorMapSpec};
 use crate::error::{DeviceError, RuntimeError};
 
 /// Most blocks along x, y and z (CUDA programming guide, compute capabilities).
 const MAX_GRID: [u64; 3] = [(1 << 31) - 1, 65535, 65535];
 
-/// A step whose addresses are known.
+/// A step whose addresses are known, with its last launch.
 pub(crate) struct PreparedStep {
     /// Of each operand's view.
     addresses: Vec<u64>,
+    /// Named dims that its launch depends on.
+    depends: Vec<String>,
+    /// Their values at the last launch; `None` before the first, and after one that failed.
+    values: Option<Vec<u64>>,
     /// For each parameter, the tensor map of the last launch.
     maps: Vec<Option<CachedMap>>,
+    /// The last launch; `None` when its grid was empty, or before the first.
+    last: Option<(LaunchDims, Vec<u8>)>,
 }
 
 struct CachedMap {
@@ -69,21 +75,47 @@ impl PreparedStep {
             start + view.offset
         };
         let params = manifest.kernels[step.kernel.0 as usize].launch.params.len();
+        let mut depends: Vec<String> = step
+            .operands
+            .iter()
+            .flat_map(|view| &view.shape)
+            .filter_map(|dim| match dim {
+                Dim::Sym { name, .. } => Some(name.clone()),
+                Dim::Const(_) => None,
+            })
+            .collect();
+        depends.sort_unstable();
+        depends.dedup();
         Self {
             addresses: step.operands.iter().map(address).collect(),
+            depends,
+            values: None,
             maps: (0..params).map(|_| None).collect(),
+            last: None,
         }
     }
 
-    /// Launches the step; `None` when its grid is empty for these dims.
-    pub fn launch(
+    /// Makes the launch for these dims, of which [`Self::launch`] tells. Nothing is made again that these dims
+    /// leave as it is.
+    pub fn prepare(
         &mut self,
         manifest: &Manifest,
         step: &Step,
-        function: FunctionId,
         dims: &DimValues,
-        device: &mut dyn Device,
-    ) -> Result<Option<LaunchReport>, LaunchError> {
+        device: &dyn Device,
+    ) -> Result<(), LaunchError> {
+        let unknown = || LaunchError::Bad("an extent has no value".to_owned());
+        let value = |name: &String| dims.get(name).copied().ok_or_else(unknown);
+        if let Some(values) = &self.values {
+            let mut same = true;
+            for (name, last) in self.depends.iter().zip(values) {
+                same &= value(name)? == *last;
+            }
+            if same {
+                return Ok(());
+            }
+        }
+        self.values = None;
         let kernel = &manifest.kernels[step.kernel.0 as usize];
         let extents = step
             .operands
@@ -95,19 +127,29 @@ impl PreparedStep {
                     .collect::<Option<Vec<u64>>>()
             })
             .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| LaunchError::Bad("an extent has no value".to_owned()))?;
+            .ok_or_else(unknown)?;
         let grid = grid(kernel, &extents, device.props().sms)?;
-        if grid.contains(&0) {
-            return Ok(None);
-        }
-        let params = self.pack(kernel, step, &extents, device)?;
-        let dims = LaunchDims {
-            grid,
-            block: kernel.launch.block,
-            cluster: kernel.launch.cluster,
-            smem_bytes: kernel.launch.smem_bytes,
+        self.last = if grid.contains(&0) {
+            None
+        } else {
+            let dims = LaunchDims {
+                grid,
+                block: kernel.launch.block,
+                cluster: kernel.launch.cluster,
+                smem_bytes: kernel.launch.smem_bytes,
+                programmatic: kernel.launch.programmatic,
+            };
+            Some((dims, self.pack(kernel, step, &extents, device)?))
         };
-        Ok(Some(device.launch(function, &dims, &params)?))
+        self.values = Some(self.depends.iter().map(value).collect::<Result<_, _>>()?);
+        Ok(())
+    }
+
+    /// Shape and parameters of the prepared launch; `None` when its grid is empty.
+    pub fn launch(&self) -> Option<(LaunchDims, &[u8])> {
+        self.last
+            .as_ref()
+            .map(|(dims, params)| (*dims, params.as_slice()))
     }
 
     /// The kernel's parameter space.

@@ -22,8 +22,9 @@ mod text;
 mod weights;
 
 pub use device::{
-    Device, DeviceKind, DeviceOptions, DeviceProps, FunctionId, LaunchDims, LaunchReport,
-    ModuleImage, ParamSlot, SimDevice, TensorMapSpec, open_device,
+    Device, DeviceKind, DeviceMemory, DeviceOptions, DeviceProps, DeviceTime, EventId, FunctionId,
+    Launch, LaunchDims, LaunchReport, ModuleImage, ParamSlot, PlanBuffer, SequenceError,
+    SequenceKey, SimDevice, StreamId, TensorMapSpec, open_device,
 };
 pub use error::{DeviceError, RuntimeError, WeightError};
 pub use model::{MemoryPlan, Model};

@@ -4,16 +4,19 @@
 //! Holds: the manifest was validated, so indices into it are in range; addresses are final from loading on.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use mcc_bundle::{BufferId, BufferKind, Bundle, DimValues, Manifest, Port};
+use mcc_bundle::{BufferId, BufferKind, Bundle, DimValues, Entry, Manifest, Port, Step, View};
 
-use crate::device::{Device, FunctionId, ModuleImage};
+use crate::device::{
+    Device, FunctionId, Launch, ModuleImage, PlanBuffer, SequenceError, SequenceKey,
+};
 use crate::error::RuntimeError;
 use crate::launch::{LaunchError, PreparedStep, check_params};
 use crate::session::Session;
-use crate::stats::Stats;
+use crate::stats::{KernelStats, Stats};
 use crate::weights::{self, LoadProgress};
 
 /// A loaded model.
@@ -23,10 +26,23 @@ pub struct Model {
     /// Of each buffer; temporaries have theirs in the arena.
     addresses: Vec<u64>,
     functions: Vec<FunctionId>,
-    /// Steps of each entry, in the order of the manifest.
-    entries: Vec<Vec<PreparedStep>>,
+    /// In the order of the manifest.
+    entries: Vec<PreparedEntry>,
+    /// Bytes of each buffer that are backed by memory, for the states.
+    committed: Vec<u64>,
+    /// Sequences of launches that were made so far.
+    sequences: u64,
     weights_loaded: bool,
     stats: Stats,
+}
+
+/// An entry whose addresses are known.
+struct PreparedEntry {
+    steps: Vec<PreparedStep>,
+    /// Which steps launch something, and the sequence of these launches: other dims may leave out other steps.
+    sequences: Vec<(Vec<bool>, SequenceKey)>,
+    /// Views of states: how far the caches must reach for a step's dims.
+    states: Vec<View>,
 }
 
 /// Device memory of a model, in bytes.
@@ -34,7 +50,7 @@ pub struct Model {
 pub struct MemoryPlan {
     /// Parameters and their scales.
     pub weights: u64,
-    /// KV caches.
+    /// KV caches at their longest; a device commits their memory as they grow.
     pub states: u64,
     /// Inputs and outputs.
     pub ports: u64,
@@ -88,22 +104,7 @@ impl Model {
                 found: props.arch.clone(),
             });
         }
-        let mut addresses = Vec::with_capacity(manifest.buffers.len());
-        for buffer in &manifest.buffers {
-            addresses.push(match buffer.kind {
-                BufferKind::Temp { .. } => 0,
-                BufferKind::State => {
-                    let address = device.alloc(buffer.bytes, &buffer.name)?;
-                    device.fill(address, 0, buffer.bytes)?;
-                    address
-                }
-                _ => device.alloc(buffer.bytes, &buffer.name)?,
-            });
-        }
-        let arena = match manifest.arena_bytes {
-            0 => 0,
-            bytes => device.alloc(bytes, "temporaries")?,
-        };
+        let (addresses, arena) = place(&manifest, device.as_mut())?;
         let mut functions = Vec::with_capacity(manifest.kernels.len());
         for ((kernel, ptx), cubin) in manifest.kernels.iter().zip(&ptx).zip(&cubins) {
             let image = ModuleImage {
@@ -124,14 +125,20 @@ impl Model {
         let entries = manifest
             .entries
             .iter()
-            .map(|entry| {
-                entry
+            .map(|entry| PreparedEntry {
+                steps: entry
                     .steps
                     .iter()
                     .map(|step| PreparedStep::new(&manifest, step, &addresses, arena))
-                    .collect()
+                    .collect(),
+                sequences: Vec::new(),
+                states: state_views(&manifest, entry),
             })
             .collect();
+        // Times of a device that runs what it is given at once cost nothing.
+        if !device.props().asynchronous {
+            device.set_timing(true)?;
+        }
         let weights_loaded = manifest.params.is_empty();
         let stats = Stats {
             load: start.elapsed(),
@@ -139,10 +146,12 @@ impl Model {
         };
         Ok(Self {
             device,
+            committed: vec![0; manifest.buffers.len()],
             manifest,
             addresses,
             functions,
             entries,
+            sequences: 0,
             weights_loaded,
             stats,
         })
@@ -161,8 +170,9 @@ impl Model {
         let addresses = &self.addresses;
         let address = |id: BufferId| addresses[id.0 as usize];
         let device = self.device.as_mut();
+        let mut write = |at: u64, bytes: &[u8]| device.write(at, bytes);
         self.stats.weight_bytes =
-            weights::load(&self.manifest, &address, device, dir.as_ref(), progress)?;
+            weights::load(&self.manifest, &address, &mut write, dir.as_ref(), progress)?;
         self.stats.weights = start.elapsed();
         self.weights_loaded = true;
         Ok(())
@@ -202,9 +212,10 @@ impl Model {
 
     /// Zeroes all states.
     pub(crate) fn clear_states(&mut self) -> Result<(), RuntimeError> {
-        for (buffer, &address) in self.manifest.buffers.iter().zip(&self.addresses) {
-            if buffer.kind == BufferKind::State {
-                self.device.fill(address, 0, buffer.bytes)?;
+        // Memory that was never committed is zero when it is.
+        for (&bytes, &address) in self.committed.iter().zip(&self.addresses) {
+            if bytes > 0 {
+                self.device.fill(address, 0, bytes)?;
             }
         }
         Ok(())
@@ -246,6 +257,7 @@ impl Model {
                 }
             })?;
         self.check_dims(dims)?;
+        self.commit_states(index, dims)?;
         self.write_inputs(index, dims, inputs)?;
         self.run_steps(index, dims)?;
         let read = self.read_outputs(index, dims, outputs)?;
@@ -287,6 +299,7 @@ impl Model {
             what,
         };
         let by_name: BTreeMap<&str, &[u8]> = inputs.iter().copied().collect();
+        let mut pieces = Vec::with_capacity(entry.inputs.len());
         for (name, _) in inputs {
             if !entry.inputs.iter().any(|port| port.name == *name) {
                 return Err(bad(name, "the entry has no such input".to_owned()));
@@ -301,55 +314,106 @@ impl Model {
                 let what = format!("{} bytes were given for {}", bytes.len(), port.ty);
                 return Err(bad(&port.name, what));
             }
-            self.device
-                .write(self.addresses[port.buffer.0 as usize], bytes)?;
+            pieces.push((self.addresses[port.buffer.0 as usize], *bytes));
+        }
+        self.device.write_many(&pieces)?;
+        Ok(())
+    }
+
+    /// Backs the states with memory as far as a step with these dims reaches.
+    fn commit_states(&mut self, index: usize, dims: &DimValues) -> Result<(), RuntimeError> {
+        for view in &self.entries[index].states {
+            let buffer = view.buffer.0 as usize;
+            // Validation has bounded every view by its buffer.
+            let bytes = view
+                .end(dims)
+                .unwrap_or(self.manifest.buffers[buffer].bytes);
+            if bytes > self.committed[buffer] {
+                let address = self.addresses[buffer];
+                self.device.commit(address, bytes)?;
+                self.committed[buffer] = self.device.committed(address)?;
+            }
         }
         Ok(())
     }
 
     fn run_steps(&mut self, index: usize, dims: &DimValues) -> Result<(), RuntimeError> {
-        let entry = &self.manifest.entries[index];
-        for (step, prepared) in entry.steps.iter().zip(&mut self.entries[index]) {
-            let kernel = step.kernel.0 as usize;
-            let name = &self.manifest.kernels[kernel].name;
-            let start = Instant::now();
-            let report = prepared
-                .launch(
-                    &self.manifest,
-                    step,
-                    self.functions[kernel],
-                    dims,
-                    self.device.as_mut(),
-                )
+        let manifest = &self.manifest;
+        let entry = &manifest.entries[index];
+        let prepared = &mut self.entries[index];
+        let kernel_of = |step: &Step| step.kernel.0 as usize;
+        let failed = |step: &Step, source| RuntimeError::Step {
+            entry: entry.name.clone(),
+            step: step.label.clone(),
+            source,
+        };
+        for (step, prepared) in entry.steps.iter().zip(&mut prepared.steps) {
+            prepared
+                .prepare(manifest, step, dims, self.device.as_ref())
                 .map_err(|err| match err {
                     LaunchError::Bad(what) => RuntimeError::BadStep {
                         step: step.label.clone(),
-                        kernel: name.clone(),
+                        kernel: manifest.kernels[kernel_of(step)].name.clone(),
                         what,
                     },
-                    LaunchError::Device(source) => RuntimeError::Step {
-                        entry: entry.name.clone(),
-                        step: step.label.clone(),
-                        source,
-                    },
+                    LaunchError::Device(source) => failed(step, source),
                 })?;
-            if !self.stats.kernels.contains_key(name) {
-                self.stats
-                    .kernels
-                    .insert(name.clone(), crate::stats::KernelStats::default());
-            }
-            if let Some(stats) = self.stats.kernels.get_mut(name) {
-                match report {
-                    None => stats.skipped += 1,
-                    Some(report) => {
-                        stats.launches += 1;
-                        stats.time += report.time.unwrap_or_else(|| start.elapsed());
-                        stats.instructions += report.instructions.unwrap_or(0);
-                    }
-                }
+        }
+        let mut launches = Vec::with_capacity(entry.steps.len());
+        let mut launched = Vec::with_capacity(entry.steps.len());
+        for (step, prepared) in entry.steps.iter().zip(&prepared.steps) {
+            if let Some((dims, params)) = prepared.launch() {
+                launches.push(Launch {
+                    function: self.functions[kernel_of(step)],
+                    dims,
+                    params,
+                    label: &step.label,
+                });
+                launched.push(step);
+            } else {
+                kernel_stats(&mut self.stats, manifest, kernel_of(step)).skipped += 1;
             }
         }
-        self.device.synchronize()?;
+        let active = || prepared.steps.iter().map(|step| step.launch().is_some());
+        let known = prepared
+            .sequences
+            .iter()
+            .find(|(mask, _)| mask.iter().copied().eq(active()));
+        let key = match known {
+            Some((_, key)) => *key,
+            None => {
+                self.sequences += 1;
+                let key = SequenceKey(self.sequences);
+                prepared.sequences.push((active().collect(), key));
+                key
+            }
+        };
+        self.device.push_range(&entry.name);
+        let run = self.device.launch_sequence(key, &launches);
+        let run = run.and_then(|reports| {
+            self.device
+                .synchronize()
+                .and_then(|()| self.device.take_timings())
+                .map(|times| (reports, times))
+                .map_err(|source| SequenceError {
+                    index: None,
+                    source,
+                })
+        });
+        self.device.pop_range();
+        let (reports, times) =
+            run.map_err(
+                |err| match err.index.and_then(|index| launched.get(index)) {
+                    Some(step) => failed(step, err.source),
+                    None => err.source.into(),
+                },
+            )?;
+        for (i, (step, report)) in launched.iter().zip(&reports).enumerate() {
+            let stats = kernel_stats(&mut self.stats, manifest, kernel_of(step));
+            stats.launches += 1;
+            stats.time += times.get(i).map_or(Duration::ZERO, |time| time.duration);
+            stats.instructions += report.instructions.unwrap_or(0);
+        }
         Ok(())
     }
 
@@ -388,5 +452,82 @@ impl Model {
     #[must_use]
     pub fn load_time(&self) -> Duration {
         self.stats.load + self.stats.weights
+    }
+}
+
+/// Allocates the buffers: weights, ports and the temporaries' arena as one plan; states as reservations that grow.
+fn place(manifest: &Manifest, device: &mut dyn Device) -> Result<(Vec<u64>, u64), RuntimeError> {
+    let plan = MemoryPlan::of(manifest);
+    let needed = plan
+        .weights
+        .saturating_add(plan.ports)
+        .saturating_add(plan.arena);
+    let memory = device.memory()?;
+    if needed > memory.free {
+        return Err(RuntimeError::DoesNotFit {
+            needed,
+            free: memory.free,
+            total: memory.total,
+            plan: plan.to_string(),
+        });
+    }
+    let mut planned = Vec::new();
+    for buffer in &manifest.buffers {
+        if !matches!(buffer.kind, BufferKind::Temp { .. } | BufferKind::State) {
+            planned.push(PlanBuffer {
+                what: &buffer.name,
+                bytes: buffer.bytes,
+            });
+        }
+    }
+    if manifest.arena_bytes > 0 {
+        planned.push(PlanBuffer {
+            what: "temporaries",
+            bytes: manifest.arena_bytes,
+        });
+    }
+    let mut placed = device.alloc_plan(&planned)?.into_iter();
+    let mut addresses = Vec::with_capacity(manifest.buffers.len());
+    for buffer in &manifest.buffers {
+        addresses.push(match buffer.kind {
+            BufferKind::Temp { .. } => 0,
+            BufferKind::State => device.reserve(buffer.bytes, &buffer.name)?,
+            _ => placed.next().unwrap_or_default(),
+        });
+    }
+    Ok((addresses, placed.next().unwrap_or_default()))
+}
+
+/// The views of states in an entry's steps and ports.
+fn state_views(manifest: &Manifest, entry: &Entry) -> Vec<View> {
+    let mut views: Vec<View> = entry
+        .steps
+        .iter()
+        .flat_map(|step| &step.operands)
+        .filter(|view| manifest.buffers[view.buffer.0 as usize].kind == BufferKind::State)
+        .cloned()
+        .collect();
+    let key = |view: &View| (view.buffer, view.offset);
+    views.sort_by_key(key);
+    views.dedup();
+    views
+}
+
+fn kernel_stats<'s>(
+    stats: &'s mut Stats,
+    manifest: &Manifest,
+    kernel: usize,
+) -> &'s mut KernelStats {
+    let name = &manifest.kernels[kernel].name;
+    stats.kernels.entry(name.clone()).or_default()
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "weights {}, inputs and outputs {}, temporaries {}, caches up to {} bytes",
+            self.weights, self.ports, self.arena, self.states
+        )
     }
 }

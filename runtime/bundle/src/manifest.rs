@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::expr::Expr;
-use crate::types::{DType, Dim, DimDecl, ParamSource, Type};
+use crate::types::{DType, Dim, DimDecl, DimValues, ParamSource, Type};
 
 /// Version of the manifest's fields; a reader takes exactly its own.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -381,6 +381,24 @@ pub struct View {
     pub shape: Vec<Dim>,
     /// Element strides, one an axis, outermost first.
     pub strides: Vec<u64>,
+}
+
+impl View {
+    /// Bytes of the buffer up to the end of the view's last element; `None` when a dim has no value or the size
+    /// does not fit. A view of no elements ends where it starts.
+    #[must_use]
+    pub fn end(&self, dims: &DimValues) -> Option<u64> {
+        let mut last = 0_u64;
+        for (dim, stride) in self.shape.iter().zip(&self.strides) {
+            match dim.resolve(dims)? {
+                0 => return Some(self.offset),
+                extent => last = last.checked_add((extent - 1).checked_mul(*stride)?)?,
+            }
+        }
+        last.checked_add(1)?
+            .checked_mul(self.dtype.bytes())?
+            .checked_add(self.offset)
+    }
 }
 
 impl Manifest {

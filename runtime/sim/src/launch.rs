@@ -218,6 +218,27 @@ impl Gpu {
         self.memory.free(addr)
     }
 
+    /// An allocation that can grow to `bytes` bytes and has none as yet.
+    pub fn alloc_growing(&self, bytes: u64) -> Result<u64, SimError> {
+        self.memory.alloc_growing(bytes)
+    }
+
+    /// Makes the first `bytes` bytes of a growing allocation usable; new ones
+    /// are zero. An access beyond them faults.
+    pub fn grow(&self, addr: u64, bytes: u64) -> Result<(), SimError> {
+        self.memory.grow(addr, bytes)
+    }
+
+    /// Usable bytes of the allocation at `addr`.
+    pub fn size_of(&self, addr: u64) -> Result<u64, SimError> {
+        self.memory.size_of(addr)
+    }
+
+    /// Bytes of device memory in use, and bytes of the device.
+    pub fn memory_used(&self) -> (u64, u64) {
+        self.memory.used()
+    }
+
     /// Memory of the host that kernels reach, too: its device address and its
     /// host address, valid until [`Gpu::free`].
     pub fn alloc_host(&self, bytes: u64) -> Result<(u64, *mut u8), SimError> {

@@ -112,6 +112,17 @@ impl Allocation {
         self.host
     }
 
+    /// The same bytes, but more or fewer of them.
+    fn with_len(&self, len: u64) -> Allocation {
+        Allocation {
+            start: self.start,
+            len,
+            host: self.host,
+            backing: Arc::clone(&self.backing),
+            counted: self.counted,
+        }
+    }
+
     /// Bytes of device memory.
     fn taken(&self) -> u64 {
         if self.counted { self.len } else { 0 }
@@ -171,6 +182,18 @@ impl Table {
         })));
     }
 
+    /// Bytes of device memory that all allocations take.
+    fn used(&self) -> u64 {
+        self.slots.iter().flatten().map(|a| a.taken()).sum()
+    }
+
+    /// Changes how much of the newest allocation can be used.
+    fn resize_last(&mut self, len: u64) {
+        if let Some(Some(last)) = self.slots.last_mut() {
+            *last = Arc::new(last.with_len(len));
+        }
+    }
+
     fn guard(&mut self) {
         self.pages.push(NO_ALLOCATION);
     }
@@ -209,7 +232,7 @@ impl Table {
             if addr < a.start {
                 a.start - addr
             } else {
-                (addr - a.start).saturating_sub(a.len - 1)
+                (addr - a.start).saturating_sub(a.len.saturating_sub(1))
             }
         });
         match nearest {
@@ -275,19 +298,74 @@ impl Memory {
         }
         let len = bytes.max(1);
         self.edit(|t| {
-            let used: u64 = t.slots.iter().flatten().map(|a| a.taken()).sum();
-            if used.saturating_add(len) > self.capacity {
-                return Err(SimError::Memory(format!(
-                    "{bytes} bytes do not fit: {used} of {} are in use",
-                    self.capacity
-                )));
-            }
+            self.check_fits(bytes, t.used())?;
             let backing = Backing::zeroed(len)?;
             let start = t.next_address(1 << PAGE_SHIFT);
             t.place(start, len, &backing, true);
             t.guard();
             Ok(start)
         })
+    }
+
+    /// Bytes of device memory in use, and bytes that there can be.
+    pub fn used(&self) -> (u64, u64) {
+        (self.view().used(), self.capacity)
+    }
+
+    fn check_fits(&self, bytes: u64, used: u64) -> Result<(), SimError> {
+        if used.saturating_add(bytes) <= self.capacity {
+            return Ok(());
+        }
+        Err(SimError::Memory(format!(
+            "{bytes} bytes do not fit: {used} of {} are in use",
+            self.capacity
+        )))
+    }
+
+    /// An allocation that can grow to `bytes` bytes and has none as yet.
+    pub fn alloc_growing(&self, bytes: u64) -> Result<u64, SimError> {
+        let backing = Backing::zeroed(bytes)?;
+        self.edit(|t| {
+            let start = t.next_address(1 << PAGE_SHIFT);
+            t.place(start, bytes.max(1), &backing, true);
+            t.guard();
+            t.resize_last(0);
+            Ok(start)
+        })
+    }
+
+    /// Makes the first `bytes` bytes of a growing allocation usable, if they
+    /// are not. Bytes that were never usable are zero.
+    pub fn grow(&self, addr: u64, bytes: u64) -> Result<(), SimError> {
+        self.edit(|t| {
+            let used = t.used();
+            let mut slots = t.slots.iter_mut().flatten();
+            let slot = slots
+                .find(|a| a.start == addr)
+                .ok_or_else(|| SimError::Memory(format!("no allocation starts at {addr:#x}")))?;
+            let most = slot.backing.layout.size() as u64;
+            if bytes > most {
+                return Err(SimError::Memory(format!(
+                    "{bytes} bytes of an allocation that grows to {most} were asked for"
+                )));
+            }
+            let more = bytes.saturating_sub(slot.len);
+            self.check_fits(more, used)?;
+            if more > 0 {
+                // Running launches keep their view of the old length.
+                *slot = Arc::new(slot.with_len(bytes));
+            }
+            Ok(())
+        })
+    }
+
+    /// Usable bytes of the allocation that starts at `addr`.
+    pub fn size_of(&self, addr: u64) -> Result<u64, SimError> {
+        let view = self.view();
+        let found = view.find(addr).filter(|a| a.start == addr);
+        found
+            .map(|a| a.len)
+            .ok_or_else(|| SimError::Memory(format!("no allocation starts at {addr:#x}")))
     }
 
     /// Zeroed memory of the host that kernels reach, too: its device address

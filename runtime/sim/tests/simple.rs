@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use mcc_sim::{Completion, LaunchConfig};
+use mcc_sim::{Completion, Gpu, GpuConfig, LaunchConfig};
 
 const P3: &str = ".param .u64 a, .param .u64 b, .param .u64 c, .param .u32 n";
 
@@ -468,4 +468,32 @@ fn vectors_of_memory() {
             [i[3], i[2], i[1].rotate_right(16), i[0].rotate_right(16)]
         );
     }
+}
+
+/// A growing allocation is memory as far as it has grown, and keeps what was written.
+#[test]
+fn allocations_grow() -> Result<(), Box<dyn std::error::Error>> {
+    let gpu = Gpu::new(GpuConfig {
+        global_bytes: 4096,
+        ..GpuConfig::default()
+    });
+    // Addresses cost nothing, memory does.
+    let at = gpu.alloc_growing(1 << 20)?;
+    assert_eq!(gpu.memory_used(), (0, 4096));
+    assert!(gpu.write(at, &[1]).is_err());
+    gpu.grow(at, 100)?;
+    gpu.write(at + 99, &[7])?;
+    assert!(gpu.write(at + 100, &[7]).is_err());
+    gpu.grow(at, 300)?;
+    gpu.grow(at, 200)?;
+    let mut bytes = [1; 201];
+    gpu.read(at + 99, &mut bytes)?;
+    assert_eq!((bytes[0], &bytes[1..]), (7, &[0; 200][..]));
+    assert_eq!(gpu.size_of(at)?, 300);
+    assert!(gpu.grow(at, 4097).is_err());
+    assert!(gpu.grow(at, (1 << 20) + 1).is_err());
+    assert_eq!(gpu.size_of(at)?, 300);
+    gpu.free(at)?;
+    assert!(gpu.size_of(at).is_err());
+    Ok(())
 }

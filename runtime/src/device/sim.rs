@@ -1,24 +1,44 @@
 //! The simulated Hopper device of `mcc-sim` behind [`Device`].
 //!
-//! In and out: as the trait says. Holds: a launch has run when it returns, so there is nothing to wait for.
+//! In and out: as the trait says. Holds: a launch has run when it returns, on whatever stream it was given, so
+//! there is nothing to wait for; that is one of the orders that streams and events allow.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use mcc_bundle::DType;
 use mcc_sim::{Gpu, GpuConfig, LaunchConfig, Module, Swizzle, TensorElem, TensorMap};
 
 use super::{
-    Device, DeviceOptions, DeviceProps, FunctionId, LaunchDims, LaunchReport, ModuleImage,
-    ParamSlot, TensorMapSpec,
+    Device, DeviceMemory, DeviceOptions, DeviceProps, DeviceTime, EventId, FunctionId, Launch,
+    LaunchReport, ModuleImage, ParamSlot, PlanBuffer, StreamId, TensorMapSpec,
 };
 use crate::error::DeviceError;
 
 /// Alignment of allocations: suits every vector access and tensor map.
 const ALIGN: u64 = 256;
 
+/// Bytes that a copy moves at a time.
+const COPY_BYTES: usize = 1 << 20;
+
 /// A simulated GPU with the kernels that it has loaded.
 pub struct SimDevice {
     gpu: Gpu,
     props: DeviceProps,
     functions: Vec<(Module, String)>,
+    /// Made so far, the main one among them.
+    streams: usize,
+    /// Recorded since the last synchronisation, and before it.
+    events: std::ops::Range<usize>,
+    timing: Option<Timing>,
+    /// Buffers of each plan, by the address of the first.
+    plans: BTreeMap<u64, Vec<u64>>,
+}
+
+/// Host times of launches.
+struct Timing {
+    start: Instant,
+    launches: Vec<DeviceTime>,
 }
 
 impl SimDevice {
@@ -40,11 +60,39 @@ impl SimDevice {
             name: config.name.clone(),
             sms: config.sms,
             arch: "sm_90a".to_owned(),
+            l2_bytes: 0,
+            driver: String::new(),
+            asynchronous: false,
         };
         Self {
             gpu: Gpu::new(config),
             props,
             functions: Vec::new(),
+            streams: 1,
+            events: 0..0,
+            timing: None,
+            plans: BTreeMap::new(),
+        }
+    }
+
+    fn check_stream(&self, stream: StreamId) -> Result<(), DeviceError> {
+        if stream.0 < self.streams {
+            return Ok(());
+        }
+        Err(DeviceError::NoHandle {
+            what: "stream",
+            number: stream.0,
+        })
+    }
+
+    fn out_of_memory(&self, bytes: u64, what: &str, err: &mcc_sim::SimError) -> DeviceError {
+        let (used, total) = self.gpu.memory_used();
+        DeviceError::OutOfMemory {
+            bytes,
+            what: what.to_owned(),
+            free: total.saturating_sub(used),
+            total,
+            message: err.to_string(),
         }
     }
 
@@ -62,18 +110,61 @@ impl Device for SimDevice {
         &self.props
     }
 
+    fn memory(&self) -> Result<DeviceMemory, DeviceError> {
+        let (used, total) = self.gpu.memory_used();
+        Ok(DeviceMemory {
+            free: total.saturating_sub(used),
+            total,
+        })
+    }
+
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<u64, DeviceError> {
         self.gpu
             .alloc(bytes, ALIGN)
-            .map_err(|err| DeviceError::OutOfMemory {
-                bytes,
-                what: format!("`{what}`"),
-                message: err.to_string(),
-            })
+            .map_err(|err| self.out_of_memory(bytes, what, &err))
+    }
+
+    /// Separate allocations, so that an access beyond one of them is found.
+    fn alloc_plan(&mut self, buffers: &[PlanBuffer<'_>]) -> Result<Vec<u64>, DeviceError> {
+        let mut addresses = Vec::with_capacity(buffers.len());
+        for buffer in buffers {
+            match self.alloc(buffer.bytes, buffer.what) {
+                Ok(address) => addresses.push(address),
+                Err(err) => {
+                    for address in addresses {
+                        self.gpu.free(address)?;
+                    }
+                    return Err(err);
+                }
+            }
+        }
+        if let Some(&first) = addresses.first() {
+            self.plans.insert(first, addresses.clone());
+        }
+        Ok(addresses)
     }
 
     fn free(&mut self, address: u64) -> Result<(), DeviceError> {
-        Ok(self.gpu.free(address)?)
+        let addresses = self.plans.remove(&address).unwrap_or(vec![address]);
+        Ok(addresses
+            .into_iter()
+            .try_for_each(|address| self.gpu.free(address))?)
+    }
+
+    fn reserve(&mut self, bytes: u64, what: &str) -> Result<u64, DeviceError> {
+        self.gpu
+            .alloc_growing(bytes)
+            .map_err(|err| self.out_of_memory(bytes, what, &err))
+    }
+
+    fn commit(&mut self, address: u64, bytes: u64) -> Result<(), DeviceError> {
+        self.gpu
+            .grow(address, bytes)
+            .map_err(|err| self.out_of_memory(bytes, "a cache that grows", &err))
+    }
+
+    fn committed(&self, address: u64) -> Result<u64, DeviceError> {
+        Ok(self.gpu.size_of(address)?)
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
@@ -82,6 +173,20 @@ impl Device for SimDevice {
 
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
         Ok(self.gpu.read(address, bytes)?)
+    }
+
+    fn copy(&mut self, from: u64, to: u64, len: u64) -> Result<(), DeviceError> {
+        // A range that is not allocated is refused before the host reserves as much.
+        let mut piece = vec![0; COPY_BYTES.min(usize::try_from(len).unwrap_or(usize::MAX))];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(piece.len() as u64);
+            let piece = &mut piece[..n as usize];
+            self.gpu.read(from + done, piece)?;
+            self.gpu.write(to + done, piece)?;
+            done += n;
+        }
+        Ok(())
     }
 
     fn fill(&mut self, address: u64, byte: u8, len: u64) -> Result<(), DeviceError> {
@@ -137,25 +242,69 @@ impl Device for SimDevice {
 
     fn launch(
         &mut self,
-        function: FunctionId,
-        dims: &LaunchDims,
-        params: &[u8],
+        stream: StreamId,
+        launch: &Launch<'_>,
     ) -> Result<LaunchReport, DeviceError> {
-        let (module, kernel) = self.function(function)?;
+        self.check_stream(stream)?;
+        let (module, kernel) = self.function(launch.function)?;
         let config = LaunchConfig {
-            grid: dims.grid,
-            block: [dims.block, 1, 1],
-            cluster: dims.cluster,
-            dynamic_smem: dims.smem_bytes,
+            grid: launch.dims.grid,
+            block: [launch.dims.block, 1, 1],
+            cluster: launch.dims.cluster,
+            dynamic_smem: launch.dims.smem_bytes,
         };
-        let stats = self.gpu.launch(module, kernel, &config, params)?;
+        let start = Instant::now();
+        let stats = self.gpu.launch(module, kernel, &config, launch.params)?;
+        if let Some(timing) = &mut self.timing {
+            timing.launches.push(DeviceTime {
+                start: start.duration_since(timing.start),
+                duration: start.elapsed(),
+            });
+        }
         Ok(LaunchReport {
-            time: None,
             instructions: Some(stats.warp_instructions),
+            tensor_macs: Some(stats.wgmma_macs),
+            bulk_bytes: Some(stats.bulk_bytes),
+        })
+    }
+
+    fn set_timing(&mut self, on: bool) -> Result<(), DeviceError> {
+        self.timing = on.then(|| Timing {
+            start: Instant::now(),
+            launches: Vec::new(),
+        });
+        Ok(())
+    }
+
+    fn take_timings(&mut self) -> Result<Vec<DeviceTime>, DeviceError> {
+        let launches = self.timing.as_mut().map(|timing| &mut timing.launches);
+        Ok(launches.map(std::mem::take).unwrap_or_default())
+    }
+
+    fn create_stream(&mut self, _priority: i32) -> Result<StreamId, DeviceError> {
+        self.streams += 1;
+        Ok(StreamId(self.streams - 1))
+    }
+
+    fn record_event(&mut self, stream: StreamId) -> Result<EventId, DeviceError> {
+        self.check_stream(stream)?;
+        self.events.end += 1;
+        Ok(EventId(self.events.end - 1))
+    }
+
+    fn wait_event(&mut self, stream: StreamId, event: EventId) -> Result<(), DeviceError> {
+        self.check_stream(stream)?;
+        if self.events.contains(&event.0) {
+            return Ok(());
+        }
+        Err(DeviceError::NoHandle {
+            what: "event",
+            number: event.0,
         })
     }
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {
+        self.events.start = self.events.end;
         Ok(())
     }
 }

@@ -23,8 +23,7 @@ pub use checkpoint::Checkpoint;
 pub use convert::e4m3_to_f32;
 pub use rope::rope_table;
 
-use crate::device::Device;
-use crate::error::WeightError;
+use crate::error::{DeviceError, WeightError};
 use recipe::{Part, Plan, Sink, WEIGHT_BLOCK, plan};
 
 /// Where loading stands; given before each parameter and once at the end.
@@ -43,11 +42,14 @@ pub struct LoadProgress<'a> {
 /// Bytes that are converted at a time; a multiple of every element size.
 const CONVERT_BYTES: usize = 1 << 20;
 
+/// Writes bytes to a device address.
+pub(crate) type WriteTo<'a> = dyn FnMut(u64, &[u8]) -> Result<(), DeviceError> + 'a;
+
 /// Fills all weight buffers of `manifest`, whose device addresses are given, and returns the bytes written.
 pub(crate) fn load(
     manifest: &Manifest,
     address: &dyn Fn(BufferId) -> u64,
-    device: &mut dyn Device,
+    write_to_device: &mut WriteTo<'_>,
     dir: &Path,
     progress: &mut dyn FnMut(LoadProgress<'_>),
 ) -> Result<u64, WeightError> {
@@ -66,7 +68,7 @@ pub(crate) fn load(
             let start = address(id);
             let mut at = start;
             let mut write = |piece: &[u8]| {
-                device.write(at, piece)?;
+                write_to_device(at, piece)?;
                 at += piece.len() as u64;
                 Ok(())
             };

@@ -13,9 +13,6 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use super::*;
-use crate::device::{
-    DeviceProps, FunctionId, LaunchDims, LaunchReport, ModuleImage, ParamSlot, TensorMapSpec,
-};
 use crate::error::DeviceError;
 use crate::sampling::SplitMix64;
 
@@ -23,16 +20,7 @@ use crate::sampling::SplitMix64;
 #[derive(Default)]
 struct Memory(BTreeMap<u64, Vec<u8>>);
 
-impl Device for Memory {
-    fn props(&self) -> &DeviceProps {
-        unreachable!("weights do not ask")
-    }
-    fn alloc(&mut self, _: u64, _: &str) -> Result<u64, DeviceError> {
-        unreachable!("weights do not allocate")
-    }
-    fn free(&mut self, _: u64) -> Result<(), DeviceError> {
-        unreachable!("weights do not allocate")
-    }
+impl Memory {
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
         let buffer = self.0.entry(address >> 32).or_default();
         assert_eq!(
@@ -42,32 +30,6 @@ impl Device for Memory {
         );
         buffer.extend_from_slice(bytes);
         Ok(())
-    }
-    fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), DeviceError> {
-        unreachable!("weights are only written")
-    }
-    fn fill(&mut self, _: u64, _: u8, _: u64) -> Result<(), DeviceError> {
-        unreachable!("weights are only written")
-    }
-    fn load_module(&mut self, _: &ModuleImage<'_>) -> Result<FunctionId, DeviceError> {
-        unreachable!("weights launch nothing")
-    }
-    fn param_layout(&self, _: FunctionId) -> Result<Vec<ParamSlot>, DeviceError> {
-        unreachable!("weights launch nothing")
-    }
-    fn encode_tensor_map(&self, _: &TensorMapSpec) -> Result<[u8; 128], DeviceError> {
-        unreachable!("weights launch nothing")
-    }
-    fn launch(
-        &mut self,
-        _: FunctionId,
-        _: &LaunchDims,
-        _: &[u8],
-    ) -> Result<LaunchReport, DeviceError> {
-        unreachable!("weights launch nothing")
-    }
-    fn synchronize(&mut self) -> Result<(), DeviceError> {
-        unreachable!("weights launch nothing")
     }
 }
 
@@ -199,7 +161,7 @@ fn load_param(
     let bytes = load(
         &manifest,
         &|id| u64::from(id.0) << 32,
-        &mut memory,
+        &mut |address, bytes| memory.write(address, bytes),
         dir,
         &mut |p| {
             last = Some((p.done, p.total, p.bytes));

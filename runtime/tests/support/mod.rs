@@ -4,6 +4,7 @@
 //! every token so far and on its place, so that a wrong position, row or extent shows in the next token.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use mcc_bundle::{
@@ -12,8 +13,8 @@ use mcc_bundle::{
     TokenizerInfo, Type, View, Work,
 };
 use mcc_runtime::{
-    Device, DeviceError, DeviceProps, FunctionId, LaunchDims, LaunchReport, ModuleImage, ParamSlot,
-    TensorMapSpec,
+    Device, DeviceError, DeviceMemory, DeviceProps, DeviceTime, EventId, FunctionId, Launch,
+    LaunchReport, ModuleImage, ParamSlot, PlanBuffer, StreamId, TensorMapSpec,
 };
 
 pub const VOCAB: u64 = 50;
@@ -46,6 +47,8 @@ pub struct HostDevice {
     props: DeviceProps,
     memory: Vec<u8>,
     functions: Vec<(String, String)>,
+    /// Committed bytes of each reservation.
+    committed: BTreeMap<u64, u64>,
     trace: Rc<RefCell<Trace>>,
 }
 
@@ -55,6 +58,9 @@ impl HostDevice {
             name: "host".to_owned(),
             sms: 4,
             arch: "sm_90a".to_owned(),
+            l2_bytes: 0,
+            driver: String::new(),
+            asynchronous: false,
         };
         let trace = Rc::new(RefCell::new(Trace::default()));
         // Address 0 stays unused.
@@ -63,6 +69,7 @@ impl HostDevice {
                 props,
                 memory: vec![0; 256],
                 functions: Vec::new(),
+                committed: BTreeMap::new(),
                 trace: Rc::clone(&trace),
             },
             trace,
@@ -100,7 +107,46 @@ impl Device for HostDevice {
         Ok(address)
     }
 
+    fn memory(&self) -> Result<DeviceMemory, DeviceError> {
+        Ok(DeviceMemory {
+            free: 1 << 20,
+            total: 1 << 20,
+        })
+    }
+
+    fn alloc_plan(&mut self, buffers: &[PlanBuffer<'_>]) -> Result<Vec<u64>, DeviceError> {
+        buffers
+            .iter()
+            .map(|buffer| self.alloc(buffer.bytes, buffer.what))
+            .collect()
+    }
+
     fn free(&mut self, _: u64) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn reserve(&mut self, bytes: u64, what: &str) -> Result<u64, DeviceError> {
+        let address = self.alloc(bytes, what)?;
+        self.committed.insert(address, 0);
+        Ok(address)
+    }
+
+    fn commit(&mut self, address: u64, bytes: u64) -> Result<(), DeviceError> {
+        let old = self.committed[&address];
+        if bytes > old {
+            self.committed.insert(address, bytes);
+            self.fill(address + old, 0, bytes - old)?;
+        }
+        Ok(())
+    }
+
+    fn committed(&self, address: u64) -> Result<u64, DeviceError> {
+        Ok(self.committed[&address])
+    }
+
+    fn copy(&mut self, from: u64, to: u64, len: u64) -> Result<(), DeviceError> {
+        self.memory
+            .copy_within(from as usize..(from + len) as usize, to as usize);
         Ok(())
     }
 
@@ -154,13 +200,9 @@ impl Device for HostDevice {
         Ok(encoded)
     }
 
-    fn launch(
-        &mut self,
-        function: FunctionId,
-        dims: &LaunchDims,
-        space: &[u8],
-    ) -> Result<LaunchReport, DeviceError> {
-        let name = self.functions[function.0].0.clone();
+    fn launch(&mut self, _: StreamId, launch: &Launch<'_>) -> Result<LaunchReport, DeviceError> {
+        let space = launch.params;
+        let name = self.functions[launch.function.0].0.clone();
         {
             let mut trace = self.trace.borrow_mut();
             match &mut trace.fail_after {
@@ -168,7 +210,7 @@ impl Device for HostDevice {
                 Some(left) => *left -= 1,
                 None => {}
             }
-            trace.launches.push((name.clone(), dims.grid));
+            trace.launches.push((name.clone(), launch.dims.grid));
         }
         match name.as_str() {
             "toy_remember" => {
@@ -226,9 +268,29 @@ impl Device for HostDevice {
             other => panic!("no kernel {other}"),
         }
         Ok(LaunchReport {
-            time: None,
             instructions: Some(10),
+            ..LaunchReport::default()
         })
+    }
+
+    fn set_timing(&mut self, _: bool) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn take_timings(&mut self) -> Result<Vec<DeviceTime>, DeviceError> {
+        Ok(Vec::new())
+    }
+
+    fn create_stream(&mut self, _: i32) -> Result<StreamId, DeviceError> {
+        Ok(StreamId(1))
+    }
+
+    fn record_event(&mut self, _: StreamId) -> Result<EventId, DeviceError> {
+        Ok(EventId(0))
+    }
+
+    fn wait_event(&mut self, _: StreamId, _: EventId) -> Result<(), DeviceError> {
+        Ok(())
     }
 
     fn synchronize(&mut self) -> Result<(), DeviceError> {

@@ -119,6 +119,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the command ends with: 2 when this machine lacks the device that was asked for, 1 for all else.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Runtime(err) if err.is_environment() => 2,
+            _ => 1,
+        }
+    }
+
     /// Of the bundle at `path`.
     pub fn bundle(path: impl Into<PathBuf>) -> impl FnOnce(BundleError) -> Self {
         let path = path.into();

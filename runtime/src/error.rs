@@ -169,6 +169,19 @@ pub enum RuntimeError {
     },
 }
 
+impl RuntimeError {
+    /// Whether the fault is this machine's: there is no such device, or not one that can run the bundle. Commands
+    /// end with code 2 then, and with 1 for everything else.
+    #[must_use]
+    pub const fn is_environment(&self) -> bool {
+        match self {
+            Self::Device(err) => err.is_environment(),
+            Self::WrongTarget { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// A device that is not there, or that refused.
 #[derive(Clone, Debug, Error)]
 pub enum DeviceError {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mcc_bundle::Bundle;
-use mcc_runtime::{DeviceKind, DeviceOptions, Model, open_device};
+use mcc_runtime::{Device, DeviceKind, DeviceOptions, Model, open_device};
 use tokenizers::Tokenizer;
 
 use super::compile;
@@ -24,7 +24,7 @@ pub struct ModelArgs {
     /// The GPU to build for, when there is no bundle yet.
     #[arg(long, default_value = "h100")]
     target: String,
-    /// `sim`, the simulated GPU, or `cuda`.
+    /// `sim`, the simulated GPU, or `cuda`, an NVIDIA GPU (`cuda:1` for the second one).
     #[arg(long, default_value = "sim")]
     device: String,
     /// Tokens of a prefill step [default: the largest that the bundle allows].
@@ -50,6 +50,11 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
         .device
         .parse()
         .map_err(mcc_runtime::RuntimeError::from)?;
+    // A GPU that is not there shows before the time of a build is spent.
+    let gpu = match kind {
+        DeviceKind::Sim => None,
+        DeviceKind::Cuda(_) => Some(open(kind, &DeviceOptions::default())?),
+    };
     let (bundle, build) = bundle(args)?;
     let weights = match &args.weights {
         Some(dir) => dir,
@@ -67,7 +72,10 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
         sms: bundle.manifest.target.sms,
         ..DeviceOptions::default()
     };
-    let device = open_device(kind, &options).map_err(mcc_runtime::RuntimeError::from)?;
+    let device = match gpu {
+        Some(device) => device,
+        None => open(kind, &options)?,
+    };
     let mut model = Model::load(device, bundle)?;
     let bar = bar("loading weights");
     let loaded = model.load_weights(weights, &mut |p| {
@@ -82,6 +90,10 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
         eos,
         build,
     })
+}
+
+fn open(kind: DeviceKind, options: &DeviceOptions) -> Result<Box<dyn Device>, Error> {
+    Ok(open_device(kind, options).map_err(mcc_runtime::RuntimeError::from)?)
 }
 
 /// Reads the bundle, or builds one as `mcc build` would.

@@ -9,7 +9,7 @@ use std::ffi::{c_char, c_int, c_uint};
 use crate::abi::{CUresult, Handle};
 use crate::codes::{self, Answer};
 use crate::settings::Settings;
-use crate::state::{CONTEXT, Driver, INIT, NOTHING, RELEASE_CONTEXT, call, given, put};
+use crate::state::{CONTEXT, Driver, INIT, NOTHING, RELEASE_CONTEXT, call, given, put, put_if};
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuInit(flags: c_uint) -> CUresult {
@@ -188,7 +188,7 @@ pub unsafe extern "C" fn cuCtxSetCurrent(context: Handle) -> CUresult {
 }
 
 /// Priorities of an H100: 0 is the least, -5 the greatest.
-pub const PRIORITIES: (c_int, c_int) = (0, -5);
+const PRIORITIES: (c_int, c_int) = (0, -5);
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(
@@ -196,14 +196,10 @@ pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(
     greatest: *mut c_int,
 ) -> CUresult {
     call(c"cuCtxGetStreamPriorityRange", CONTEXT, |_| {
-        // Either may be null.
-        if !least.is_null() {
-            // SAFETY: the caller's place for the result.
-            unsafe { put(least, PRIORITIES.0) }?;
-        }
-        if !greatest.is_null() {
-            // SAFETY: as above.
-            unsafe { put(greatest, PRIORITIES.1) }?;
+        // SAFETY: the caller's places for the results, of which either may be null.
+        unsafe {
+            put_if(least, PRIORITIES.0);
+            put_if(greatest, PRIORITIES.1);
         }
         Ok(())
     })

@@ -9,13 +9,13 @@
 //! captured last runs first, so that a missing dependency shows.
 
 use std::collections::BTreeSet;
-use std::ffi::{c_uint, c_ulonglong};
+use std::ffi::{c_uint, c_ulonglong, c_void};
 use std::sync::Arc;
 use std::thread::ThreadId;
 
 use crate::abi::{CUresult, Handle};
 use crate::codes::{self, Answer};
-use crate::state::{CONTEXT, Driver, RELEASE, call, call_or, given, put};
+use crate::state::{CONTEXT, Driver, RELEASE, call, call_or, given, put, put_if};
 use crate::stream::{Point, Work};
 
 /// Work in a graph.
@@ -116,45 +116,39 @@ pub unsafe extern "C" fn cuStreamEndCapture(stream: Handle, out: *mut Handle) ->
     })
 }
 
-#[cfg_attr(not(feature = "old"), unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamGetCaptureInfo_v2(
     stream: Handle,
     status: *mut c_uint,
     id: *mut u64,
     graph: *mut Handle,
-    dependencies: *mut *const Handle,
+    nodes: *mut *const Handle,
     count: *mut usize,
 ) -> CUresult {
     call(c"cuStreamGetCaptureInfo_v2", CONTEXT, |d| {
-        given(status)?;
-        let capture = d.stream(stream)?.capture.as_ref();
-        let current = capture.map(|(id, nodes)| (*id, nodes.as_ptr(), nodes.len()));
-        let Some((known, nodes, len)) = current else {
-            // SAFETY: the caller's place; CU_STREAM_CAPTURE_STATUS_NONE.
-            return unsafe { put(status, 0) };
-        };
-        let capture = d.captures.get(&known).ok_or(codes::ILLEGAL_STATE)?;
-        // SAFETY: the caller's places for the results, of which all but the first may be null. The list of nodes
-        // lies in the stream until its next work, as documented.
-        unsafe {
-            // CU_STREAM_CAPTURE_STATUS_ACTIVE and _INVALIDATED.
-            put(status, if capture.valid { 1 } else { 2 })?;
-            if !id.is_null() {
-                put(id, known)?;
-            }
-            if capture.valid {
-                if !graph.is_null() {
-                    put(graph, capture.graph)?;
-                }
-                if !dependencies.is_null() {
-                    put(dependencies, nodes)?;
-                }
-                if !count.is_null() {
-                    put(count, len)?;
-                }
-            }
+        // SAFETY: the caller's places for the results.
+        unsafe { d.capture_info(stream, status, id, graph, nodes, count) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamGetCaptureInfo_v3(
+    stream: Handle,
+    status: *mut c_uint,
+    id: *mut u64,
+    graph: *mut Handle,
+    nodes: *mut *const Handle,
+    edges: *mut *const c_void,
+    count: *mut usize,
+) -> CUresult {
+    call(c"cuStreamGetCaptureInfo_v3", CONTEXT, |d| {
+        if !edges.is_null() {
+            // Every edge is a plain one, of which there is no data.
+            // SAFETY: the caller's place for the result.
+            unsafe { put(edges, std::ptr::null()) }?;
         }
-        Ok(())
+        // SAFETY: the caller's places for the results.
+        unsafe { d.capture_info(stream, status, id, graph, nodes, count) }
     })
 }
 
@@ -200,7 +194,7 @@ fn in_order(nodes: &[Node]) -> Vec<Node> {
     order
 }
 
-#[cfg_attr(not(feature = "old"), unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams_v2(
     exec: Handle,
     node: Handle,
@@ -276,6 +270,41 @@ pub unsafe extern "C" fn cuGraphDestroy(graph: Handle) -> CUresult {
 }
 
 impl Driver {
+    /// What a stream captures. The list of nodes lies in the stream until its next work, as documented.
+    ///
+    /// # Safety
+    /// Places for the results, of which all but the first may be null.
+    unsafe fn capture_info(
+        &mut self,
+        stream: Handle,
+        status: *mut c_uint,
+        id: *mut u64,
+        graph: *mut Handle,
+        nodes: *mut *const Handle,
+        count: *mut usize,
+    ) -> Answer {
+        given(status)?;
+        let capture = self.stream(stream)?.capture.as_ref();
+        let current = capture.map(|(id, nodes)| (*id, nodes.as_ptr(), nodes.len()));
+        let Some((known, list, len)) = current else {
+            // SAFETY: by the caller's promise; CU_STREAM_CAPTURE_STATUS_NONE.
+            return unsafe { put(status, 0) };
+        };
+        let capture = self.captures.get(&known).ok_or(codes::ILLEGAL_STATE)?;
+        // SAFETY: by the caller's promise.
+        unsafe {
+            // CU_STREAM_CAPTURE_STATUS_ACTIVE and _INVALIDATED.
+            put(status, if capture.valid { 1 } else { 2 })?;
+            put_if(id, known);
+            if capture.valid {
+                put_if(graph, capture.graph);
+                put_if(nodes, list);
+                put_if(count, len);
+            }
+        }
+        Ok(())
+    }
+
     /// From here on the capture can only be ended.
     pub fn invalidate(&mut self, id: u64) {
         if let Some(capture) = self.captures.get_mut(&id) {

@@ -44,7 +44,7 @@ const CLUSTER: (u32, u32) = (8, 16);
 /// Bytes of parameters that a kernel takes from PTX ISA 8.1 on.
 const MOST_PARAMS: usize = 32764;
 
-#[cfg_attr(not(feature = "old"), unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLaunchKernelEx(
     config: *const LaunchConfig,
     function: Handle,

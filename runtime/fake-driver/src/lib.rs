@@ -18,15 +18,6 @@
 //! A failed kernel is sticky as on hardware. `control.rs` has the knobs: which call fails and how, what the device
 //! is, in which order streams run; `settings.rs` says how the environment sets them.
 
-#![cfg_attr(
-    feature = "old",
-    allow(
-        dead_code,
-        non_snake_case,
-        reason = "what an old driver lacks is compiled, but not exported"
-    )
-)]
-
 mod abi;
 mod codes;
 mod context;
@@ -42,6 +33,6 @@ mod settings;
 mod state;
 mod stream;
 mod tensor_map;
-#[cfg(all(test, not(feature = "old")))]
+#[cfg(test)]
 mod tests;
 mod virtual_memory;

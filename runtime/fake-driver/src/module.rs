@@ -12,7 +12,9 @@ use crate::abi::{CUresult, DevicePtr, Handle};
 use crate::codes::{self, Answer};
 use crate::launch::{SHARED_BYTES, SHARED_BYTES_OPTIN};
 use crate::settings::Settings;
-use crate::state::{CONTEXT, Driver, RELEASE_UNCAPTURED, UNCAPTURED, call, given, put, text};
+use crate::state::{
+    CONTEXT, Driver, RELEASE_UNCAPTURED, UNCAPTURED, call, given, put, put_if, text,
+};
 
 /// See the module.
 pub const FAKE_CUBIN: &[u8; 12] = b"\x7fELFmcc-fake";
@@ -200,20 +202,16 @@ pub unsafe extern "C" fn cuModuleGetGlobal_v2(
         let name = unsafe { text(name) }?;
         let module = d.modules.get(&module).ok_or(codes::INVALID_HANDLE)?;
         let (address, size) = module.code.global(&name).ok_or(codes::NOT_FOUND)?;
-        // Either may be null.
-        if !at.is_null() {
-            // SAFETY: the caller's place for the result.
-            unsafe { put(at, address) }?;
-        }
-        if !bytes.is_null() {
-            // SAFETY: as above.
-            unsafe { put(bytes, size as usize) }?;
+        // SAFETY: the caller's places for the results, of which either may be null.
+        unsafe {
+            put_if(at, address);
+            put_if(bytes, size as usize);
         }
         Ok(())
     })
 }
 
-#[cfg_attr(not(feature = "old"), unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncGetParamInfo(
     function: Handle,
     index: usize,
@@ -226,12 +224,9 @@ pub unsafe extern "C" fn cuFuncGetParamInfo(
         let slot = function.layout.get(index).ok_or(codes::INVALID_VALUE)?;
         // SAFETY: the caller's places for the results; the size may be null.
         unsafe {
-            put(offset, slot.0)?;
-            if !size.is_null() {
-                put(size, slot.1)?;
-            }
+            put_if(size, slot.1);
+            put(offset, slot.0)
         }
-        Ok(())
     })
 }
 

@@ -74,7 +74,7 @@ pub struct Failure {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            version: if cfg!(feature = "old") { 11000 } else { 12040 },
+            version: 12040,
             devices: 1,
             cc: (9, 0),
             sms: 132,

@@ -354,6 +354,17 @@ pub unsafe fn put<T>(out: *mut T, value: T) -> Answer {
     Ok(())
 }
 
+/// Writes a result where the caller wants it.
+///
+/// # Safety
+/// As [`put`]; null is no fault.
+pub unsafe fn put_if<T>(out: *mut T, value: T) {
+    if !out.is_null() {
+        // SAFETY: by the caller's promise.
+        unsafe { out.write(value) };
+    }
+}
+
 /// Refuses null before anything is done.
 pub fn given<T>(pointer: *const T) -> Answer {
     if pointer.is_null() {

@@ -29,7 +29,7 @@ const ELEMENTS: [TensorElem; 13] = [
 ];
 const SWIZZLES: [Swizzle; 4] = [Swizzle::None, Swizzle::B32, Swizzle::B64, Swizzle::B128];
 
-#[cfg_attr(not(feature = "old"), unsafe(no_mangle))]
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuTensorMapEncodeTiled(
     out: *mut [u8; 128],
     element: c_uint,

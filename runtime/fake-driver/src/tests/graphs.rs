@@ -48,7 +48,22 @@ fn last_node(stream: Handle) -> Handle {
         )
     });
     assert_eq!((status, count), (1, 1));
-    unsafe { *nodes }
+    let node = unsafe { *nodes };
+    let mut edges = (&raw const status).cast();
+    ok(unsafe {
+        cuStreamGetCaptureInfo_v3(
+            stream,
+            &mut status,
+            &mut id,
+            &mut graph,
+            &mut nodes,
+            &mut edges,
+            &mut count,
+        )
+    });
+    assert_eq!((status, count, edges), (1, 1, null()));
+    assert_eq!(unsafe { *nodes }, node);
+    node
 }
 
 fn instantiate(graph: Handle) -> Handle {

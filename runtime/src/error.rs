@@ -182,7 +182,7 @@ impl RuntimeError {
     }
 }
 
-/// A device that is not there, or that refused.
+/// A device that is not there, or that refused. Small enough to be part of a result everywhere.
 #[derive(Clone, Debug, Error)]
 pub enum DeviceError {
     /// No such kind of device.
@@ -204,7 +204,7 @@ pub enum DeviceError {
         /// CUDA version of the driver, e.g. `12.2`.
         found: String,
         /// CUDA version that is needed.
-        needed: String,
+        needed: Box<str>,
         /// What needs it.
         why: String,
     },
@@ -235,7 +235,7 @@ pub enum DeviceError {
         /// Of the device.
         total: u64,
         /// What the device said.
-        message: String,
+        message: Box<str>,
     },
     /// The module has no such kernel.
     #[error("the module of kernel `{kernel}` has no entry of that name")]

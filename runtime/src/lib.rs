@@ -22,9 +22,10 @@ mod text;
 mod weights;
 
 pub use device::{
-    Device, DeviceKind, DeviceMemory, DeviceOptions, DeviceProps, DeviceTime, EventId, FunctionId,
-    Launch, LaunchDims, LaunchReport, ModuleImage, ParamSlot, PlanBuffer, SequenceError,
-    SequenceKey, SimDevice, StreamId, TensorMapSpec, open_device,
+    CodeSource, CudaDevice, CudaProbe, Device, DeviceKind, DeviceMemory, DeviceOptions,
+    DeviceProps, DeviceTime, EventId, FunctionId, FunctionInfo, GpuInfo, Launch, LaunchDims,
+    LaunchReport, ModuleImage, ParamSlot, PlanBuffer, SequenceError, SequenceKey, SimDevice,
+    StreamId, TensorMapSpec, open_device, probe_cuda,
 };
 pub use error::{DeviceError, RuntimeError, WeightError};
 pub use model::{MemoryPlan, Model};

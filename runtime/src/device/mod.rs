@@ -6,6 +6,7 @@
 //! read by the host after [`Device::synchronize`] or [`Device::read`]; a device whose context is lost refuses
 //! every later call and says why it was lost.
 
+mod cuda;
 mod sim;
 
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use mcc_bundle::DType;
 
+pub use cuda::{CudaDevice, CudaProbe, GpuInfo, probe_cuda};
 pub use sim::SimDevice;
 
 use crate::error::DeviceError;
@@ -116,6 +118,12 @@ pub trait Device {
     /// # Errors
     /// When `function` is not of this device.
     fn param_layout(&self, function: FunctionId) -> Result<Vec<ParamSlot>, DeviceError>;
+
+    /// What is known about a loaded kernel's code; `None` where there is none but its PTX.
+    fn function_info(&self, function: FunctionId) -> Option<FunctionInfo> {
+        let _ = function;
+        None
+    }
 
     /// Encodes a tensor map (the CUDA driver's `cuTensorMapEncodeTiled`).
     ///
@@ -258,6 +266,34 @@ pub struct ModuleImage<'a> {
 /// A kernel that a device has loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FunctionId(pub usize);
+
+/// What a device knows about a kernel's machine code.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct FunctionInfo {
+    /// Where it came from.
+    pub code: CodeSource,
+    /// Registers a thread.
+    pub registers: u32,
+    /// Bytes of local memory a thread: what was spilled, and arrays.
+    pub local_bytes: u32,
+    /// Bytes of shared memory a block, without the dynamic ones.
+    pub static_shared_bytes: u32,
+    /// Most threads that a block may have.
+    pub max_threads: u32,
+}
+
+/// Where machine code came from.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CodeSource {
+    /// The bundle.
+    Cubin,
+    /// The driver's compiler.
+    Ptx {
+        /// Why not the bundle.
+        why: String,
+    },
+}
 
 /// A stream of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -422,6 +458,6 @@ pub fn open_device(
 ) -> Result<Box<dyn Device>, DeviceError> {
     match kind {
         DeviceKind::Sim => Ok(Box::new(SimDevice::new(options))),
-        DeviceKind::Cuda(_) => Err(DeviceError::NoDriver),
+        DeviceKind::Cuda(ordinal) => Ok(Box::new(CudaDevice::open(ordinal, options)?)),
     }
 }

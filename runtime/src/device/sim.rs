@@ -92,7 +92,7 @@ impl SimDevice {
             what: what.to_owned(),
             free: total.saturating_sub(used),
             total,
-            message: err.to_string(),
+            message: err.to_string().into(),
         }
     }
 

@@ -349,14 +349,18 @@ impl<'a> Decoder<'a> {
         let (Some(a_type), Some(b_type)) = (element(at), element(bt)) else {
             return unsupported("wgmma on integers");
         };
-        if dt != Type::F32 {
-            return unsupported("wgmma with FP16 accumulators");
-        }
+        // PTX ISA 9.7.15.5: FP16 accumulators go with FP16 and FP8 operands.
+        let half_acc = match (dt, a_type) {
+            (Type::F32, _) => false,
+            (Type::F16, Element::F16 | Element::E4m3 | Element::E5m2) => true,
+            _ => return invalid(format!("no wgmma gives {dt:?} from {at:?}")),
+        };
         let mut d = Vec::new();
         for x in list(&o[0]) {
             d.push(self.d32(frame, x)?);
         }
-        if d.len() != usize::from(shape.n) / 2 {
+        let packed = if half_acc { 4 } else { 2 };
+        if d.len() != usize::from(shape.n) / packed {
             return invalid(format!("{} accumulators for N = {}", d.len(), shape.n));
         }
         let a = match &o[1] {
@@ -393,7 +397,7 @@ impl<'a> Decoder<'a> {
             n: shape.n,
             a_type,
             b_type,
-            half_acc: false,
+            half_acc,
             d,
             a,
             b,

@@ -10,6 +10,9 @@
 //!   row = 16 w + l / 4 + 8 (r / 2 % 2)      col = 8 (r / 4) + 2 (l % 4) + r % 2
 //! ```
 //!
+//! FP16 accumulators lie two to a register, the even column in the lower half:
+//! register r holds what registers 2 r and 2 r + 1 hold above.
+//!
 //! A in registers: register i holds 4 bytes of K from byte 4 (l % 4) + 16 (i / 2)
 //! of row 16 w + l / 4 + 8 (i % 2).
 //!
@@ -39,11 +42,13 @@ use crate::error::{Exec, FaultKind, illegal, trouble};
 use crate::isa::{Kernel, MatrixA, Op, Row32, Wgmma};
 use crate::launch::Completion;
 use crate::memory::SHARED_START;
-use crate::numerics::wgmma::{Tile, mma, truncate};
+use crate::numerics::wgmma::{Tile, mma, mma_half, truncate};
 use crate::tensor_map::Swizzle;
 
 /// What registers hold while a `wgmma` that writes them is in flight.
 const POISON: u32 = 0x7fc0_dead;
+/// The same where a register holds two FP16 numbers.
+const POISON_HALF: u32 = 0x7eab_7eab;
 
 /// Buffers that every `wgmma` reuses.
 #[derive(Debug, Default)]
@@ -53,6 +58,7 @@ pub struct Scratch {
     a: Tile,
     b: Tile,
     c: Vec<f32>,
+    half: Vec<u16>,
 }
 
 #[derive(Debug, Clone)]
@@ -213,10 +219,11 @@ impl Group {
         if hidden {
             return;
         }
+        let poison = if inst.half_acc { POISON_HALF } else { POISON };
         for w in &mut self.warps[pending.base..pending.base + 4] {
             for &d in &inst.d {
                 let row = &mut w.regs.r32[usize::from(d)];
-                pending.saved.push(std::mem::replace(row, [POISON; 32]));
+                pending.saved.push(std::mem::replace(row, [poison; 32]));
             }
         }
     }
@@ -301,6 +308,12 @@ impl Group {
         gather(cta, m.desc_b, inst.trans_b, &mut s.b_codes)?;
         s.a.load(inst.a_type, &s.a_codes, 64, inst.negate_a);
         s.b.load(inst.b_type, &s.b_codes, n, inst.negate_b);
+        self.stats.wgmma += 1;
+        self.stats.wgmma_macs += (64 * n * inst.a_type.k()) as u64;
+        if inst.half_acc {
+            half_product(s, warps, inst, m.scale_d);
+            return Ok(());
+        }
         s.c.resize(64 * n, 0.0);
         // Groups of eight rows of zeros need no product: a decode step has one
         // row of 64. Their accumulators are only truncated.
@@ -346,9 +359,31 @@ impl Group {
                 }
             }
         }
-        self.stats.wgmma += 1;
-        self.stats.wgmma_macs += (64 * n * inst.a_type.k()) as u64;
         Ok(())
+    }
+}
+
+/// The product of the loaded operands into FP16 accumulators.
+fn half_product(s: &mut Scratch, warps: &mut [Warp], inst: &Wgmma, scale_d: bool) {
+    let n = usize::from(inst.n);
+    s.half.resize(64 * n, 0);
+    for (w, warp) in warps.iter().enumerate() {
+        for (r, &d) in inst.d.iter().enumerate() {
+            for (l, &v) in warp.regs.r32[usize::from(d)].iter().enumerate() {
+                let at = place(n, w, 2 * r) + l / 4 * n + 2 * (l % 4);
+                let v = if scale_d { v } else { 0 };
+                (s.half[at], s.half[at + 1]) = (v as u16, (v >> 16) as u16);
+            }
+        }
+    }
+    mma_half(inst.a_type.precision(), &s.a, &s.b, &mut s.half);
+    for (w, warp) in warps.iter_mut().enumerate() {
+        for (r, &d) in inst.d.iter().enumerate() {
+            for (l, v) in warp.regs.r32[usize::from(d)].iter_mut().enumerate() {
+                let at = place(n, w, 2 * r) + l / 4 * n + 2 * (l % 4);
+                *v = u32::from(s.half[at]) | u32::from(s.half[at + 1]) << 16;
+            }
+        }
     }
 }
 

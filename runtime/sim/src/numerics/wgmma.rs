@@ -19,11 +19,15 @@
 //! F is 13 for FP8 and 25 for BF16, FP16 and TF32. A result beyond FP32
 //! becomes infinity; no published vector covers that.
 //!
+//! With FP16 accumulators step 5 rounds to the nearest FP16, ties to even, for
+//! every operand type; a NaN is 0x7fff (MMA-Sim's model, not measured).
+//!
 //! [`mma`] works on whole tiles. Because |product| < 2^(e+2), a scaled product
 //! fits an `i32`, so steps 1 to 4 are exact in `f32` and `i32` lanes whenever
 //! the exponents are moderate; every other element goes through [`fused_sum`],
 //! which is the definition in integers.
 
+use super::convert::{self, F16, Rounding};
 pub use super::elements::Element;
 use super::elements::{NAN, ZERO_EXP, decode_codes, exponent, pow2};
 
@@ -142,7 +146,8 @@ impl Tile {
         }
     }
 
-    fn row(&self, r: usize) -> (&[f32], &[i16]) {
+    /// Values and exponents of one row.
+    pub fn row(&self, r: usize) -> (&[f32], &[i16]) {
         let range = r * self.k..(r + 1) * self.k;
         (&self.values[range.clone()], &self.exps[range])
     }
@@ -416,18 +421,57 @@ fn lanes<T>(all: &[T], at: usize) -> &[T; LANES] {
     }
 }
 
+/// [`mma`] with FP16 accumulators, as codes: rare, so by the definition.
+pub fn mma_half(precision: Precision, a: &Tile, b: &Tile, c: &mut [u16]) {
+    for (i, row) in c.chunks_exact_mut(b.rows).enumerate() {
+        let (av, ae) = a.row(i);
+        for (j, c) in row.iter_mut().enumerate() {
+            let (bv, be) = b.row(j);
+            *c = fused_sum_half(precision, av, ae, bv, be, *c);
+        }
+    }
+}
+
 /// The definition: one element, in integers, for every input.
 pub fn fused_sum(p: Precision, av: &[f32], ae: &[i16], bv: &[f32], be: &[i16], c: f32) -> f32 {
     if let Some(special) = special_sum(av, bv, c) {
         return special;
     }
-    let f = p.adder_bits();
-    let c_exp = if c == 0.0 {
-        i32::from(ZERO_EXP)
-    } else {
-        i32::from(exponent(c, -126))
+    let (sum, q) = aligned_sum(p, av, ae, bv, be, c, -126);
+    compose(sum, q, p)
+}
+
+/// The definition with an FP16 accumulator.
+pub fn fused_sum_half(p: Precision, av: &[f32], ae: &[i16], bv: &[f32], be: &[i16], c: u16) -> u16 {
+    let c = convert::f16_to_f32(c);
+    let value = match special_sum(av, bv, c) {
+        Some(special) => f64::from(special),
+        None => {
+            let (sum, q) = aligned_sum(p, av, ae, bv, be, c, F16_MIN_EXP);
+            // At most 33 terms below 2^27: exact.
+            sum as f64 * convert::pow2(q.max(-1000))
+        }
     };
-    let mut e_max = c_exp;
+    let code = convert::encode(value, F16, Rounding::NearestEven, false) as u16;
+    // As in FP32, there is no negative zero.
+    if code == 0x8000 { 0 } else { code }
+}
+
+/// Exponent of FP16's subnormals.
+const F16_MIN_EXP: i16 = -14;
+
+/// Steps 2 to 4: the sum in units of 2^q.
+fn aligned_sum(
+    p: Precision,
+    av: &[f32],
+    ae: &[i16],
+    bv: &[f32],
+    be: &[i16],
+    c: f32,
+    c_min_exp: i16,
+) -> (i128, i32) {
+    let f = p.adder_bits();
+    let mut e_max = i32::from(exponent(c, c_min_exp));
     for k in 0..av.len() {
         if av[k] != 0.0 && bv[k] != 0.0 {
             e_max = e_max.max(i32::from(ae[k]) + i32::from(be[k]));
@@ -439,7 +483,7 @@ pub fn fused_sum(p: Precision, av: &[f32], ae: &[i16], bv: &[f32], be: &[i16], c
         let ((am, aq), (bm, bq)) = (integer(av[k]), integer(bv[k]));
         sum += aligned(i128::from(am) * i128::from(bm), aq + bq + f - e_max);
     }
-    compose(sum, e_max - f, p)
+    (sum, e_max - f)
 }
 
 fn special_sum(av: &[f32], bv: &[f32], c: f32) -> Option<f32> {

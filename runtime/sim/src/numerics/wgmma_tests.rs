@@ -59,6 +59,49 @@ fn worked_examples_of_the_fp8_model() {
     assert_eq!(e4m3(&[(448.0, 1.0), (7.5, 1.0)], 0.0), 0x43e3_c000);
 }
 
+/// Worked by hand from the steps: F as with FP32, one rounding to nearest even at the end.
+#[test]
+fn fp16_accumulators() {
+    let run = |element: Element, a: &[u8], b: &[u8], c: u16| {
+        let (mut at, mut bt) = (Tile::default(), Tile::default());
+        at.load(element, a, 1, false);
+        bt.load(element, b, 1, false);
+        let mut out = [c];
+        mma_half(element.precision(), &at, &bt, &mut out);
+        out[0]
+    };
+    let with = |codes: &[u8]| {
+        let mut all = [0u8; 32];
+        all[..codes.len()].copy_from_slice(codes);
+        all
+    };
+    let e4m3 = |a: &[u8], b: &[u8], c| run(Element::E4m3, &with(a), &with(b), c);
+    // 1 * 1, and 1 + 2^-11: a tie, to even; 1 + 2^-10 + 2^-11: the tie goes up.
+    assert_eq!(e4m3(&[0x38], &[0x38], 0), 0x3c00);
+    assert_eq!(e4m3(&[0x38, 0x08], &[0x38, 0x10], 0), 0x3c00);
+    assert_eq!(e4m3(&[0x38, 0x08], &[0x38, 0x10], 0x1400), 0x3c02);
+    // 2^-13 breaks the tie; 2^-15 is cut off before, as F is 13.
+    assert_eq!(e4m3(&[0x38, 0x08, 0x08], &[0x38, 0x10, 0x01], 0), 0x3c00);
+    assert_eq!(e4m3(&[0x38, 0x08, 0x08], &[0x38, 0x10, 0x04], 0), 0x3c01);
+    // 448 * 448 is beyond FP16; NaN has one pattern; there is no -0.
+    assert_eq!(e4m3(&[0x7e], &[0xfe], 0), 0xfc00);
+    assert_eq!(e4m3(&[0x7f], &[0x38], 0), 0x7fff);
+    assert_eq!(e4m3(&[], &[], 0x8000), 0);
+    // FP16 operands keep 25 bits: 1 + 2^-11 + 2^-24 rounds up.
+    let f16 = |a: &[u16], b: &[u16]| {
+        let bytes = |v: &[u16]| with(&v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+        run(Element::F16, &bytes(a), &bytes(b), 0)
+    };
+    assert_eq!(f16(&[0x3c00, 0x1000], &[0x3c00, 0x3c00]), 0x3c00);
+    assert_eq!(
+        f16(&[0x3c00, 0x1000, 0x0001], &[0x3c00, 0x3c00, 0x3c00]),
+        0x3c01
+    );
+    // A subnormal accumulator stays.
+    assert_eq!(f16(&[], &[]), 0);
+    assert_eq!(run(Element::F16, &[0; 32], &[0; 32], 0x8001), 0x8001);
+}
+
 #[test]
 fn nan_and_infinity() {
     let mut a = [0u8; 32];

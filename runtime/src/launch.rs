@@ -4,7 +4,7 @@
 //! Holds: parameters lie where the kernel's own declaration has them, which [`check_params`] compares once
 //! when a model is loaded; a tensor map is encoded again only when an extent of its view has changed.
 
-use mcc_bundle::{BufferKind, Dim, DimValues, Kernel, Manifest, Param, Step, View};
+use mcc_bundle::{BufferKind, Dim, DimValues, Entry, Kernel, Manifest, Param, Step, View};
 
 use crate::device::{Device, LaunchDims, ParamSlot, TensorMapSpec};
 use crate::error::{DeviceError, RuntimeError};
@@ -145,6 +145,11 @@ impl PreparedStep {
         Ok(())
     }
 
+    /// Device address of each operand's view.
+    pub fn addresses(&self) -> &[u64] {
+        &self.addresses
+    }
+
     /// Shape and parameters of the prepared launch; `None` when its grid is empty.
     pub fn launch(&self) -> Option<(LaunchDims, &[u8])> {
         self.last
@@ -208,6 +213,24 @@ pub(crate) enum LaunchError {
     Bad(String),
     /// The device refused or failed.
     Device(DeviceError),
+}
+
+impl LaunchError {
+    /// Says which step it was.
+    pub fn of(self, manifest: &Manifest, entry: &Entry, step: &Step) -> RuntimeError {
+        match self {
+            Self::Bad(what) => RuntimeError::BadStep {
+                step: step.label.clone(),
+                kernel: manifest.kernels[step.kernel.0 as usize].name.clone(),
+                what,
+            },
+            Self::Device(source) => RuntimeError::Step {
+                entry: entry.name.clone(),
+                step: step.label.clone(),
+                source,
+            },
+        }
+    }
 }
 
 impl From<DeviceError> for LaunchError {

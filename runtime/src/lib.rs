@@ -18,7 +18,9 @@ mod model;
 mod sampling;
 mod session;
 mod stats;
+mod synthetic;
 mod text;
+mod trace;
 mod weights;
 
 pub use device::{
@@ -31,9 +33,11 @@ pub use error::{DeviceError, RuntimeError, WeightError};
 pub use model::{MemoryPlan, Model};
 pub use sampling::{Sampling, SplitMix64};
 pub use session::{LogitRows, Session, StepOutput};
-pub use stats::{KernelStats, PhaseStats, Stats};
+pub use stats::{KernelStats, PhaseStats, SAMPLES, Stats, StatsReport};
+pub use synthetic::inputs as synthetic_inputs;
 pub use text::{
     EvalReport, GenerateOptions, Generation, StopReason, eval_windows, evaluate, generate,
     token_nll,
 };
+pub use trace::Trace;
 pub use weights::{Checkpoint, LoadProgress, e4m3_to_f32, rope_table};

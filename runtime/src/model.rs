@@ -14,35 +14,41 @@ use crate::device::{
     Device, FunctionId, Launch, ModuleImage, PlanBuffer, SequenceError, SequenceKey,
 };
 use crate::error::RuntimeError;
-use crate::launch::{LaunchError, PreparedStep, check_params};
+use crate::launch::{PreparedStep, check_params};
 use crate::session::Session;
-use crate::stats::{KernelStats, Stats};
+use crate::stats::{KernelStats, Stats, StatsReport};
+use crate::trace::{Trace, TracedLaunch};
 use crate::weights::{self, LoadProgress};
 
 /// A loaded model.
 pub struct Model {
-    device: Box<dyn Device>,
-    manifest: Manifest,
+    pub(crate) device: Box<dyn Device>,
+    pub(crate) manifest: Manifest,
     /// Of each buffer; temporaries have theirs in the arena.
-    addresses: Vec<u64>,
-    functions: Vec<FunctionId>,
+    pub(crate) addresses: Vec<u64>,
+    pub(crate) functions: Vec<FunctionId>,
     /// In the order of the manifest.
-    entries: Vec<PreparedEntry>,
+    pub(crate) entries: Vec<PreparedEntry>,
     /// Bytes of each buffer that are backed by memory, for the states.
-    committed: Vec<u64>,
+    pub(crate) committed: Vec<u64>,
     /// Sequences of launches that were made so far.
     sequences: u64,
-    weights_loaded: bool,
-    stats: Stats,
+    pub(crate) weights_loaded: bool,
+    pub(crate) stats: Stats,
+    /// When [`Self::load`] began.
+    born: Instant,
+    /// When loading weights began.
+    pub(crate) weights_began: Option<Instant>,
+    trace: Option<Trace>,
 }
 
 /// An entry whose addresses are known.
-struct PreparedEntry {
-    steps: Vec<PreparedStep>,
+pub(crate) struct PreparedEntry {
+    pub steps: Vec<PreparedStep>,
     /// Which steps launch something, and the sequence of these launches: other dims may leave out other steps.
     sequences: Vec<(Vec<bool>, SequenceKey)>,
     /// Views of states: how far the caches must reach for a step's dims.
-    states: Vec<View>,
+    pub states: Vec<View>,
 }
 
 /// Device memory of a model, in bytes.
@@ -61,6 +67,12 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
+    /// Bytes that temporaries do not take because they share memory.
+    #[must_use]
+    pub fn sharing_saved(&self) -> u64 {
+        self.temporaries.saturating_sub(self.arena)
+    }
+
     /// Sums up the buffers of a manifest.
     #[must_use]
     pub fn of(manifest: &Manifest) -> Self {
@@ -154,6 +166,9 @@ impl Model {
             sequences: 0,
             weights_loaded,
             stats,
+            born: start,
+            weights_began: None,
+            trace: None,
         })
     }
 
@@ -174,6 +189,7 @@ impl Model {
         self.stats.weight_bytes =
             weights::load(&self.manifest, &address, &mut write, dir.as_ref(), progress)?;
         self.stats.weights = start.elapsed();
+        self.weights_began = Some(start);
         self.weights_loaded = true;
         Ok(())
     }
@@ -202,6 +218,46 @@ impl Model {
     #[must_use]
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Times, counts and memory, to print.
+    #[must_use]
+    pub fn stats_report(&self) -> StatsReport<'_> {
+        StatsReport {
+            stats: &self.stats,
+            memory: self.memory_plan(),
+            states_committed: self.committed.iter().sum(),
+        }
+    }
+
+    /// Begins a time line of everything from the loading on. Device times come from launches that are timed one by
+    /// one, so that sequences are not kept as graphs meanwhile.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn start_trace(&mut self) -> Result<(), RuntimeError> {
+        self.device.set_timing(true)?;
+        let mut trace = Trace::new(self.born, &self.device.props().name);
+        let kernels = self.manifest.kernels.len();
+        let load = serde_json::json!({ "model": self.manifest.model, "kernels": kernels });
+        trace.span("load", self.born, self.born + self.stats.load, load);
+        if let Some(began) = self.weights_began {
+            let bytes = serde_json::json!({ "bytes": self.stats.weight_bytes });
+            trace.span("weights", began, began + self.stats.weights, bytes);
+        }
+        self.trace = Some(trace);
+        Ok(())
+    }
+
+    /// Ends the time line of [`Self::start_trace`].
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn take_trace(&mut self) -> Result<Option<Trace>, RuntimeError> {
+        if self.trace.is_some() && self.device.props().asynchronous {
+            self.device.set_timing(false)?;
+        }
+        Ok(self.trace.take())
     }
 
     /// Forgets the times of steps and kernels; those of loading stay.
@@ -259,19 +315,25 @@ impl Model {
         self.check_dims(dims)?;
         self.commit_states(index, dims)?;
         self.write_inputs(index, dims, inputs)?;
+        let written = Instant::now();
         self.run_steps(index, dims)?;
+        let ran = Instant::now();
         let read = self.read_outputs(index, dims, outputs)?;
 
         let wall = start.elapsed();
         let phase = self.stats.phases.entry(entry.to_owned()).or_default();
-        phase.steps += 1;
-        phase.tokens += tokens;
-        phase.wall += wall;
-        phase.slowest = phase.slowest.max(wall);
+        phase.record(tokens, wall);
+        if let Some(trace) = &mut self.trace {
+            let none = serde_json::Value::Null;
+            trace.span(entry, start, start + wall, serde_json::json!(dims));
+            trace.span("inputs", start, written, none.clone());
+            trace.span("steps", written, ran, none.clone());
+            trace.span("outputs", ran, start + wall, none);
+        }
         Ok(read)
     }
 
-    fn check_dims(&self, dims: &DimValues) -> Result<(), RuntimeError> {
+    pub(crate) fn check_dims(&self, dims: &DimValues) -> Result<(), RuntimeError> {
         for decl in &self.manifest.dims {
             let value = dims.get(&decl.name);
             if !value.is_some_and(|value| (decl.min..=decl.max).contains(value)) {
@@ -286,7 +348,7 @@ impl Model {
         Ok(())
     }
 
-    fn write_inputs(
+    pub(crate) fn write_inputs(
         &mut self,
         entry: usize,
         dims: &DimValues,
@@ -321,7 +383,11 @@ impl Model {
     }
 
     /// Backs the states with memory as far as a step with these dims reaches.
-    fn commit_states(&mut self, index: usize, dims: &DimValues) -> Result<(), RuntimeError> {
+    pub(crate) fn commit_states(
+        &mut self,
+        index: usize,
+        dims: &DimValues,
+    ) -> Result<(), RuntimeError> {
         for view in &self.entries[index].states {
             let buffer = view.buffer.0 as usize;
             // Validation has bounded every view by its buffer.
@@ -350,14 +416,7 @@ impl Model {
         for (step, prepared) in entry.steps.iter().zip(&mut prepared.steps) {
             prepared
                 .prepare(manifest, step, dims, self.device.as_ref())
-                .map_err(|err| match err {
-                    LaunchError::Bad(what) => RuntimeError::BadStep {
-                        step: step.label.clone(),
-                        kernel: manifest.kernels[kernel_of(step)].name.clone(),
-                        what,
-                    },
-                    LaunchError::Device(source) => failed(step, source),
-                })?;
+                .map_err(|err| err.of(manifest, entry, step))?;
         }
         let mut launches = Vec::with_capacity(entry.steps.len());
         let mut launched = Vec::with_capacity(entry.steps.len());
@@ -388,6 +447,7 @@ impl Model {
                 key
             }
         };
+        let issued = Instant::now();
         self.device.push_range(&entry.name);
         let run = self.device.launch_sequence(key, &launches);
         let run = run.and_then(|reports| {
@@ -413,6 +473,16 @@ impl Model {
             stats.launches += 1;
             stats.time += times.get(i).map_or(Duration::ZERO, |time| time.duration);
             stats.instructions += report.instructions.unwrap_or(0);
+        }
+        if let Some(trace) = &mut self.trace {
+            let all = launches.iter().zip(&launched).zip(&reports).zip(&times);
+            let traced = all.map(|(((launch, step), report), time)| TracedLaunch {
+                launch: *launch,
+                kernel: &manifest.kernels[kernel_of(step)].name,
+                report: *report,
+                time: *time,
+            });
+            trace.launches(&entry.name, issued, traced);
         }
         Ok(())
     }

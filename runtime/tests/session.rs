@@ -300,7 +300,7 @@ fn grids_tensor_maps_and_counts() {
     assert_eq!(trace.borrow().encoded, 3);
 
     let stats = model.stats();
-    let prefill = stats.phases["prefill"];
+    let prefill = &stats.phases["prefill"];
     assert_eq!(
         (prefill.steps, prefill.tokens, stats.phases["decode"].tokens),
         (2, 14, 2)

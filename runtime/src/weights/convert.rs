@@ -25,6 +25,27 @@ pub(crate) fn e4m3_table() -> [f32; 256] {
     std::array::from_fn(|code| e4m3_to_f32(code as u8))
 }
 
+/// The code of the nearest E4M3 value, the even one of two; a magnitude above the largest, and NaN, become the
+/// largest.
+pub(crate) fn e4m3_nearest(value: f32) -> u8 {
+    const LARGEST: u8 = 0x7e;
+    // Half way from the largest value to where the next one would be.
+    const TOO_LARGE: f32 = 464.0;
+    const SMALLEST_NORMAL: f32 = 1.0 / 64.0;
+    let magnitude = value.abs();
+    let code = if magnitude < SMALLEST_NORMAL {
+        (magnitude * 512.0).round_ties_even() as u8
+    } else if magnitude < TOO_LARGE {
+        // Of 23 mantissa bits 3 stay; a carry goes to the exponent, whose bias changes from 127 to 7.
+        let bits = magnitude.to_bits();
+        let rounded = bits + 0x7_ffff + (bits >> 20 & 1);
+        ((rounded >> 20) - ((127 - 7) << 3)) as u8
+    } else {
+        LARGEST
+    };
+    code.min(LARGEST) | if value.is_sign_negative() { 0x80 } else { 0 }
+}
+
 /// FP32 to BF16, to nearest even; appends little-endian bytes.
 pub(crate) fn push_bf16(out: &mut Vec<u8>, value: f32) {
     out.extend(bf16::from_f32(value).to_le_bytes());
@@ -70,6 +91,25 @@ mod tests {
         assert!(e4m3_to_f32(0x80).is_sign_negative());
         // Positive codes are in the order of their values.
         assert!((0..0x7e_u8).all(|code| e4m3_to_f32(code) < e4m3_to_f32(code + 1)));
+    }
+
+    #[test]
+    fn e4m3_rounds_to_nearest_even() {
+        for code in (0..=0x7e_u8).chain(0x80..=0xfe) {
+            assert_eq!(e4m3_nearest(e4m3_to_f32(code)), code, "code {code:#x}");
+        }
+        for code in 0..0x7e_u8 {
+            let (low, high) = (e4m3_to_f32(code), e4m3_to_f32(code + 1));
+            let half = (low + high) / 2.0;
+            assert_eq!(
+                e4m3_nearest(half),
+                code + (code & 1),
+                "above code {code:#x}"
+            );
+            assert_eq!(e4m3_nearest(half.next_up()), code + 1);
+            assert_eq!(e4m3_nearest(half.next_down()), code);
+        }
+        assert_eq!((e4m3_nearest(1e9), e4m3_nearest(-465.0)), (0x7e, 0xfe));
     }
 
     #[test]

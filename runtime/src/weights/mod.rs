@@ -21,7 +21,9 @@ use mcc_bundle::{BufferId, DType, DimValues, Manifest, Type, WeightParam};
 
 pub use checkpoint::Checkpoint;
 pub use convert::e4m3_to_f32;
+pub(crate) use convert::{e4m3_nearest, push_bf16};
 pub use rope::rope_table;
+pub(crate) use rope::rows as rope_rows;
 
 use crate::error::{DeviceError, WeightError};
 use recipe::{Part, Plan, Sink, WEIGHT_BLOCK, plan};

@@ -393,19 +393,7 @@ impl<'a> Plan<'a> {
                 theta,
                 positions,
                 yarn,
-            } => {
-                let frequencies = rope::inverse_frequencies(*dim, *theta, yarn.as_ref());
-                let multiplier = rope::multiplier(yarn.as_ref());
-                (0..*positions).try_for_each(|position| {
-                    let mut row = Vec::with_capacity(*dim as usize);
-                    rope::push_row(&mut row, position, &frequencies, multiplier);
-                    sink(
-                        &row.iter()
-                            .flat_map(|value| value.to_le_bytes())
-                            .collect::<Vec<u8>>(),
-                    )
-                })
-            }
+            } => rope::rows(*dim, *theta, *positions, yarn.as_ref(), sink),
         }
     }
 

@@ -20,6 +20,32 @@ pub fn rope_table(dim: u64, theta: f64, positions: u64, yarn: Option<&Yarn>) -> 
     table
 }
 
+/// Bytes of the table that are gathered before they are passed on.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// The rows of the table, one after the other, as little-endian bytes in pieces.
+pub(crate) fn rows<E>(
+    dim: u64,
+    theta: f64,
+    positions: u64,
+    yarn: Option<&Yarn>,
+    sink: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let frequencies = inverse_frequencies(dim, theta, yarn);
+    let multiplier = multiplier(yarn);
+    let (mut row, mut piece) = (Vec::new(), Vec::new());
+    for position in 0..positions {
+        row.clear();
+        push_row(&mut row, position, &frequencies, multiplier);
+        piece.extend(row.iter().flat_map(|value| value.to_le_bytes()));
+        if piece.len() >= PIECE_BYTES || position + 1 == positions {
+            sink(&piece)?;
+            piece.clear();
+        }
+    }
+    Ok(())
+}
+
 /// One position's row of the table.
 pub(crate) fn push_row(table: &mut Vec<f32>, position: u64, frequencies: &[f64], multiplier: f64) {
     for frequency in frequencies {

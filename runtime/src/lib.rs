@@ -16,6 +16,7 @@ mod error;
 mod launch;
 mod model;
 mod sampling;
+mod serve;
 mod session;
 mod stats;
 mod synthetic;
@@ -32,6 +33,7 @@ pub use device::{
 pub use error::{DeviceError, RuntimeError, WeightError};
 pub use model::{MemoryPlan, Model};
 pub use sampling::{Sampling, SplitMix64};
+pub use serve::{ServeError, ServeOptions, Served, serve};
 pub use session::{LogitRows, Session, StepOutput};
 pub use stats::{KernelStats, PhaseStats, SAMPLES, Stats, StatsReport};
 pub use synthetic::inputs as synthetic_inputs;

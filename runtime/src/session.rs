@@ -86,6 +86,12 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
+    /// Forgets all tokens but the first `len`. What the caches hold of the others is written again before it is
+    /// read: no step reads behind its own tokens.
+    pub fn truncate(&mut self, len: u64) {
+        self.len = self.len.min(len);
+    }
+
     /// Tokens in the caches.
     #[must_use]
     pub fn len(&self) -> u64 {

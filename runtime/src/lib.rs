@@ -11,6 +11,7 @@
 //!                      └── device/: `trait Device` and its makers
 //! ```
 
+mod check;
 mod device;
 mod error;
 mod launch;
@@ -24,6 +25,10 @@ mod text;
 mod trace;
 mod weights;
 
+pub use check::{
+    Agreement, CaseReport, CheckOptions, CheckReport, DeviceReport, Element, Failure,
+    FirstMismatch, KernelReport, RepeatReport, TokensReport, WeightsReport, cases, check,
+};
 pub use device::{
     CodeSource, CudaDevice, CudaProbe, Device, DeviceKind, DeviceMemory, DeviceOptions,
     DeviceProps, DeviceTime, EventId, FunctionId, FunctionInfo, GpuInfo, Launch, LaunchDims,

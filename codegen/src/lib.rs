@@ -61,13 +61,12 @@ impl Codegen {
     /// [`CodegenError::Unsupported`] for a config that the family does not do, [`CodegenError::Bug`] otherwise.
     pub fn compile(&self, kernel: &Kernel) -> Result<KernelCode, CodegenError> {
         let family = kernels::family(kernel)?;
-        let launch = family.launch.clone().spec(&kernel.config);
         let signature = emit::Signature {
             name: &kernel.name,
-            threads: launch.block,
-            params: &launch.params,
+            threads: family.launch.block,
+            params: &family.launch.params,
         };
-        let mut module = emit::build(&self.context, &signature, |k| family.emit(k))?;
+        let mut module = emit::build(&self.context, &signature, family.body)?;
         let mlir = module
             .as_operation()
             .to_string_with_flags(OperationPrintingFlags::new())
@@ -84,7 +83,7 @@ impl Codegen {
             mlir,
             llvm: lowered.llvm,
             ptx: ptx.to_string(),
-            launch,
+            launch: family.launch.spec(&kernel.config),
         })
     }
 }

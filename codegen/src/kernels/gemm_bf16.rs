@@ -118,11 +118,14 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
             Expr::Const(1),
             Expr::Const(1),
         ],
-        block: WARPGROUP * (1 + consumers(c)),
+        block: WARPGROUP * (1 + c.tile_m / 64),
         smem_bytes: l.total,
         params,
     };
-    Ok(Family::new(launch, move |k| body(k, c)).with_prologue(move |k| prepare(k, c)))
+    Ok(Family {
+        launch,
+        body: Box::new(move |k| body(k, c)),
+    })
 }
 
 fn form(c: &GemmBf16) -> Form {
@@ -144,19 +147,6 @@ fn stages(c: &GemmBf16) -> Stages {
     Stages::new(c.tile_m, c.tile_n, c.stages)
 }
 
-fn consumers(c: &GemmBf16) -> u32 {
-    c.tile_m / 64
-}
-
-fn prepare(k: &Kernel, c: &GemmBf16) {
-    Roles {
-        consumers: consumers(c),
-        maps: &[Args::A, Args::B],
-        rings: &[Ring::new(k, k.smem(), stages(c).ring)],
-    }
-    .prepare(k);
-}
-
 fn body(k: &Kernel, c: &GemmBf16) {
     let l = stages(c);
     let ring = Ring::new(k, k.smem(), l.ring);
@@ -170,6 +160,11 @@ fn body(k: &Kernel, c: &GemmBf16) {
             batch: c.batch.unwrap_or(1),
         },
     };
+    let roles = Roles {
+        consumers: c.tile_m / 64,
+        maps: &[Args::A, Args::B],
+        rings: &[ring],
+    };
     let producer = Producer {
         a: k.arg_tensor_map(Args::A),
         b: k.arg_tensor_map(Args::B),
@@ -182,7 +177,7 @@ fn body(k: &Kernel, c: &GemmBf16) {
     };
     specialise(
         k,
-        consumers(c),
+        &roles,
         |leader| producer.run(k, walk, shape(c), leader),
         || consume(k, c, &l, ring, walk),
     );

@@ -89,5 +89,8 @@ pub fn family<'a>(name: &str, c: &'a RmsNorm) -> Result<Family<'a>, CodegenError
             }
         }
     };
-    Ok(Family::new(launch, body))
+    Ok(Family {
+        launch,
+        body: Box::new(body),
+    })
 }

@@ -221,7 +221,6 @@ pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams_v2(
             grid: params.grid,
             block: params.block,
             cluster,
-            programmatic: old.config.programmatic,
             shared_bytes: params.shared_bytes,
             params: params.kernel_params,
             extra: params.extra,

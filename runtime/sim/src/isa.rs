@@ -478,8 +478,6 @@ pub enum Op {
     },
     ClusterArrive,
     ClusterWait,
-    /// `griddepcontrol.wait`.
-    GridWait,
     Fence(FenceKind),
     MbarInit {
         space: Space,

@@ -20,8 +20,7 @@ use crate::tensor_map::{Swizzle, TensorElem, TensorMap};
 #[derive(Debug, Clone, Copy)]
 pub struct Tile {
     pub rank: usize,
-    /// Address of the tensor.
-    pub base: u64,
+    base: u64,
     dims: [u64; 5],
     /// Bytes from one index to the next, of every dimension.
     strides: [u64; 5],

@@ -1,0 +1,123 @@
+//! What commands share: the model on its device, and where statistics and traces go.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use mcc_bundle::Bundle;
+use mcc_runtime::{Device, DeviceKind, DeviceOptions, Model, RuntimeError, open_device};
+
+use crate::Failure;
+
+/// Flags that name a model.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// The bundle.
+    pub bundle: PathBuf,
+    #[command(flatten)]
+    pub weights: WeightArgs,
+    /// `sim`, the simulated GPU, or `cuda` or `cuda:N`, an NVIDIA GPU.
+    #[arg(long, default_value = "sim")]
+    pub device: String,
+    /// Tokens of a prefill step; the largest that the bundle allows when absent.
+    #[arg(long)]
+    pub chunk: Option<usize>,
+}
+
+/// Where weights come from.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct WeightArgs {
+    /// The checkpoint directory.
+    #[arg(long, value_name = "DIR")]
+    weights: Option<PathBuf>,
+    /// Makes weights up, the same for the same seed.
+    #[arg(long, value_name = "SEED")]
+    synthetic: Option<u64>,
+}
+
+/// Flags of what is told about a run.
+#[derive(clap::Args)]
+pub struct ReportArgs {
+    /// Prints times and memory to standard error, as text or JSON.
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "text"
+    )]
+    stats: Option<StatsFormat>,
+    /// Writes a time line for Perfetto (https://ui.perfetto.dev). Launches are timed one by one, without graphs.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum StatsFormat {
+    Text,
+    Json,
+}
+
+impl ModelArgs {
+    /// Opens the device and loads bundle and weights.
+    pub fn load(&self) -> Result<Model, Failure> {
+        let kind: DeviceKind = self.device.parse()?;
+        let bundle = Bundle::read(&self.bundle)?;
+        let device = open(kind, &bundle)?;
+        let mut model = Model::load(device, bundle)?;
+        self.weights.load(&mut model)?;
+        Ok(model)
+    }
+}
+
+/// A device for a bundle.
+pub fn open(kind: DeviceKind, bundle: &Bundle) -> Result<Box<dyn Device>, Failure> {
+    let options = DeviceOptions {
+        sms: bundle.manifest.target.sms,
+        ..DeviceOptions::default()
+    };
+    Ok(open_device(kind, &options)?)
+}
+
+impl WeightArgs {
+    /// Fills the weight buffers.
+    pub fn load(&self, model: &mut Model) -> Result<(), RuntimeError> {
+        match (&self.weights, self.synthetic) {
+            (Some(dir), _) => model.load_weights(dir, &mut |_| ()),
+            (None, seed) => model.load_synthetic(seed.unwrap_or_default(), &mut |_| ()),
+        }
+    }
+}
+
+impl ReportArgs {
+    /// Before the first step.
+    pub fn begin(&self, model: &mut Model) -> Result<(), Failure> {
+        if let Some(path) = &self.trace {
+            // Better before an hour of work than after it.
+            std::fs::write(path, "").map_err(|source| Failure::Io {
+                verb: "write",
+                path: path.clone(),
+                source,
+            })?;
+            model.start_trace()?;
+        }
+        Ok(())
+    }
+
+    /// After the last step.
+    pub fn end(&self, model: &mut Model) -> Result<(), Failure> {
+        if let (Some(path), Some(trace)) = (&self.trace, model.take_trace()?) {
+            trace.write(path).map_err(|source| Failure::Io {
+                verb: "write",
+                path: path.clone(),
+                source,
+            })?;
+        }
+        match self.stats {
+            Some(StatsFormat::Text) => eprint!("{}", model.stats_report()),
+            Some(StatsFormat::Json) => eprintln!("{:#}", model.stats_report().to_json()),
+            None => {}
+        }
+        Ok(())
+    }
+}

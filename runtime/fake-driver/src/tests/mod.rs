@@ -31,6 +31,7 @@ const PTX: &CStr = c"
     ld.param.u32 %r1, [n]; ld.param.u32 %r2, [add];
     mov.u32 %r3, %ctaid.x; mov.u32 %r4, %ntid.x; mov.u32 %r5, %tid.x;
     mad.lo.s32 %r6, %r3, %r4, %r5;
+    griddepcontrol.wait;
     setp.ge.s32 %p1, %r6, %r1;
     @%p1 bra DONE;
     mul.wide.s32 %rd3, %r6, 4;

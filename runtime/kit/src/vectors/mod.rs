@@ -10,6 +10,7 @@
 //!                    └──────────── fused_sum ─────────────────▶ compare ──▶ report
 //! ```
 
+mod alternatives;
 pub mod conversions;
 mod form;
 mod inputs;
@@ -27,9 +28,12 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 pub use conversions::{ConversionOptions, ConversionReport};
-pub use report::{ClassReport, FormCount, Mismatch, PublishedReport, TypeReport, VectorReport};
+pub use report::{
+    AlternativeReport, ClassReport, FormCount, Mismatch, PublishedReport, TypeReport, VectorReport,
+};
 pub use types::{Accumulator, Types};
 
+use alternatives::Alternatives;
 use form::Form;
 use inputs::{Class, Tile};
 use probe::Probe;
@@ -147,6 +151,7 @@ fn probe_types(
             }
         })
         .collect();
+    let mut alternatives = Alternatives::default();
     let jobs = plan(types, &classes, &forms, options.results);
     for (form, jobs) in forms.iter().zip(&jobs) {
         if jobs.is_empty() {
@@ -166,6 +171,13 @@ fn probe_types(
                     compare(&probe, tile, *job, results, by_bits, options.keep)
                 })
                 .collect();
+            let of = |wrong: bool| {
+                let tiles = tiles.iter().zip(&results).zip(&found);
+                tiles
+                    .filter(move |(_, found)| (found.mismatches > 0) == wrong)
+                    .map(|(tile, _)| tile)
+            };
+            alternatives.add(types, *form, of(true), of(false));
             let name = form.name(types);
             for (job, found) in batch.iter().zip(found) {
                 found.count(&mut reports[job.class], &name, form.results(), options.keep);
@@ -177,6 +189,7 @@ fn probe_types(
         results: reports.iter().map(|c| c.results).sum(),
         mismatches: reports.iter().map(|c| c.mismatches).sum(),
         classes: reports,
+        alternatives: alternatives.nearest(),
     })
 }
 

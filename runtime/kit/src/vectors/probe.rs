@@ -190,31 +190,7 @@ impl Probe {
 
     /// What the arithmetic function gives for a tile.
     pub fn model(&self, tile: &Tile) -> Vec<u32> {
-        let (types, form) = (self.types, self.form);
-        let precision = types.a.precision();
-        let mut d = if form.scale_d {
-            tile.c.clone()
-        } else {
-            vec![0; form.results()]
-        };
-        let (mut a, mut b) = (wgmma::Tile::default(), wgmma::Tile::default());
-        for step in 0..form.steps {
-            let part = |rows: usize| step * rows * K_BYTES..(step + 1) * rows * K_BYTES;
-            a.load(types.a, &tile.a[part(M)], M, false);
-            b.load(types.b, &tile.b[part(form.n)], form.n, false);
-            for (i, d) in d.iter_mut().enumerate() {
-                let ((av, ae), (bv, be)) = (a.row(i / form.n), b.row(i % form.n));
-                *d = match types.accumulator {
-                    Accumulator::F32 => {
-                        fused_sum(precision, av, ae, bv, be, f32::from_bits(*d)).to_bits()
-                    }
-                    Accumulator::F16 => {
-                        u32::from(fused_sum_half(precision, av, ae, bv, be, *d as u16))
-                    }
-                };
-            }
-        }
-        d
+        model(self.types, self.form, tile)
     }
 
     /// Whether the device's bits are the model's.
@@ -271,6 +247,32 @@ impl Probe {
         let sign = 1 << (format.exp_bits + format.man_bits);
         Some(distance(device, model, sign))
     }
+}
+
+/// What the arithmetic function gives for a tile: `[row][column]`.
+pub(super) fn model(types: Types, form: Form, tile: &Tile) -> Vec<u32> {
+    let precision = types.a.precision();
+    let mut d = if form.scale_d {
+        tile.c.clone()
+    } else {
+        vec![0; form.results()]
+    };
+    let (mut a, mut b) = (wgmma::Tile::default(), wgmma::Tile::default());
+    for step in 0..form.steps {
+        let part = |rows: usize| step * rows * K_BYTES..(step + 1) * rows * K_BYTES;
+        a.load(types.a, &tile.a[part(M)], M, false);
+        b.load(types.b, &tile.b[part(form.n)], form.n, false);
+        for (i, d) in d.iter_mut().enumerate() {
+            let ((av, ae), (bv, be)) = (a.row(i / form.n), b.row(i % form.n));
+            *d = match types.accumulator {
+                Accumulator::F32 => {
+                    fused_sum(precision, av, ae, bv, be, f32::from_bits(*d)).to_bits()
+                }
+                Accumulator::F16 => u32::from(fused_sum_half(precision, av, ae, bv, be, *d as u16)),
+            };
+        }
+    }
+    d
 }
 
 /// Puts codes, `[step][row][32 bytes]`, where `place` says.

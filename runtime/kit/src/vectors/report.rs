@@ -49,6 +49,19 @@ pub struct TypeReport {
     pub mismatches: u64,
     /// By class of inputs.
     pub classes: Vec<ClassReport>,
+    /// Where results differ: what other adders would miss, nearest first. Empty where nothing differs.
+    pub alternatives: Vec<AlternativeReport>,
+}
+
+/// An adder that differs from the model in one property, over some of the tiles.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AlternativeReport {
+    /// The property.
+    pub what: String,
+    /// Results compared.
+    pub results: u64,
+    /// Results of the device that it does not give.
+    pub mismatches: u64,
 }
 
 /// One class of inputs.
@@ -141,6 +154,13 @@ impl fmt::Display for VectorReport {
                 for form in &class.forms {
                     writeln!(f, "      {:>8}  {}", form.mismatches, form.form)?;
                 }
+            }
+            for other in &types.alternatives {
+                writeln!(
+                    f,
+                    "    would miss {:>8} of {}: {}",
+                    other.mismatches, other.results, other.what
+                )?;
             }
         }
         for file in &self.published {

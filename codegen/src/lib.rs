@@ -61,12 +61,13 @@ impl Codegen {
     /// [`CodegenError::Unsupported`] for a config that the family does not do, [`CodegenError::Bug`] otherwise.
     pub fn compile(&self, kernel: &Kernel) -> Result<KernelCode, CodegenError> {
         let family = kernels::family(kernel)?;
+        let launch = family.launch.clone().spec(&kernel.config);
         let signature = emit::Signature {
             name: &kernel.name,
-            threads: family.launch.block,
-            params: &family.launch.params,
+            threads: launch.block,
+            params: &launch.params,
         };
-        let mut module = emit::build(&self.context, &signature, family.body)?;
+        let mut module = emit::build(&self.context, &signature, |k| family.emit(k))?;
         let mlir = module
             .as_operation()
             .to_string_with_flags(OperationPrintingFlags::new())
@@ -83,7 +84,7 @@ impl Codegen {
             mlir,
             llvm: lowered.llvm,
             ptx: ptx.to_string(),
-            launch: family.launch.spec(&kernel.config),
+            launch,
         })
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`conformance`] | every kernel family's PTX, run on the simulator, means what the reference evaluator means |
 //! | [`ptx`] | the kernels of the tiny and of the published model: snapshots, and what ptxas says of them |
+//! | [`waits`] | a kernel that would wait for ever says where, and fails |
 //! | [`round_trip`] | every text form reads back as what was printed |
 //! | [`build`] | two builds are equal byte for byte, and the manifest says what the program says |
 //! | [`bad_input`] | whatever is wrong with an input is said in words, and nothing is left behind |
@@ -17,3 +18,4 @@ mod harness;
 mod ptx;
 mod round_trip;
 mod sources;
+mod waits;

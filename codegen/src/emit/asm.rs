@@ -152,25 +152,68 @@ impl Kernel {
         );
     }
 
-    /// Waits until the phase of parity `parity` has completed (`mbarrier.try_wait.parity`, acquire).
-    pub fn mbarrier_wait<'k>(&'k self, barrier: Shared<'k>, parity: Val<'k, I32>) {
-        let a = barrier.address();
-        self.while_(
-            || {
-                let done: Val<'_, I32> = Val::new(
-                    self,
-                    self.asm(
-                        "{\n.reg .pred done;\nmbarrier.try_wait.parity.shared::cta.b64 done, [$1], $2;\nselp.b32 $0, 1, 0, done;\n}",
-                        "=r,r,r",
-                        &[a.raw, parity.raw],
-                        &["i32"],
-                        Effect::Memory,
-                    )[0],
-                );
-                done.eq(0)
-            },
-            || {},
+    /// `mbarrier.try_wait.parity`, acquire: whether the phase of parity `parity` has completed. The hardware may
+    /// suspend the thread for a while before it says no. For waits, see `wait.rs`.
+    pub(crate) fn mbarrier_try_wait<'k>(
+        &'k self,
+        barrier: Val<'k, I32>,
+        parity: Val<'k, I32>,
+    ) -> Val<'k, B1> {
+        let done: Val<'_, I32> = Val::new(
+            self,
+            self.asm(
+                "{\n.reg .pred done;\nmbarrier.try_wait.parity.shared::cta.b64 done, [$1], $2;\nselp.b32 $0, 1, 0, done;\n}",
+                "=r,r,r",
+                &[barrier.raw, parity.raw],
+                &["i32"],
+                Effect::Memory,
+            )[0],
         );
+        done.ne(0)
+    }
+
+    // ── Launches that overlap (PTX ISA "griddepcontrol") ─────────────────────────────────────────────
+
+    /// `griddepcontrol.wait`: until the launch before this one has ended and what it wrote is visible. Without
+    /// effect when the launch was not started early.
+    pub(crate) fn wait_for_earlier_launches(&self) {
+        self.effect("griddepcontrol.wait;", "", &[]);
+    }
+
+    /// `griddepcontrol.launch_dependents`: the next launch may start its blocks when all blocks of this one
+    /// have said so.
+    pub(crate) fn let_next_launch_start(&self) {
+        self.effect("griddepcontrol.launch_dependents;", "", &[]);
+    }
+
+    // ── Giving up ────────────────────────────────────────────────────────────────────────────────────
+
+    /// `%globaltimer`: nanoseconds (PTX ISA "Special Registers"). Not pure: it changes.
+    pub(crate) fn global_timer(&self) -> Val<'_, I64> {
+        let now = self.asm(
+            "mov.u64 $0, %globaltimer;",
+            "=l",
+            &[],
+            &[I64::MLIR],
+            Effect::Memory,
+        );
+        Val::new(self, now[0])
+    }
+
+    /// Stores a status where the global `symbol` says, unless that is nowhere, and traps. Word 0 of the status
+    /// is `high` above the linear index of the block, word 1 `waited` above that of the thread. All in one block:
+    /// what it computes shall not be hoisted out of the path that nobody takes. One store for both words, so that
+    /// threads that give up together do not mix theirs; the host sees it before the launch fails.
+    pub(crate) fn report_and_trap(&self, symbol: &str, high: u32, waited: Val<'_, I64>) {
+        let text = format!(
+            "{{\n.reg .pred some;\n.reg .b32 x, y, n;\n.reg .b64 to, word0, word1, thread;\n\
+             ld.global.b64 to, [{symbol}];\nsetp.ne.b64 some, to, 0;\n\
+             mov.u32 x, %ctaid.x;\nmov.u32 y, %ctaid.y;\nmov.u32 n, %nctaid.x;\nmad.lo.u32 x, y, n, x;\n\
+             mov.b32 y, {high};\nmov.b64 word0, {{x, y}};\n\
+             mov.u32 x, %tid.x;\ncvt.u64.u32 thread, x;\nshl.b64 word1, $0, 16;\nor.b64 word1, word1, thread;\n\
+             @some st.global.v2.b64 [to], {{word0, word1}};\nmembar.sys;\ntrap;\n}}"
+        );
+        self.effect(&text, "l", &[waited.raw]);
     }
 
     // ── Tensor memory accelerator (PTX ISA 9.7.9.27) ─────────────────────────────────────────────────

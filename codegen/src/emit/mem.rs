@@ -162,7 +162,8 @@ impl<'k> Global<'k> {
         self.at(self.k.i64(i64::from(bytes)))
     }
 
-    /// Loads one element of data that nobody writes while the kernel runs (`ld.global.nc`).
+    /// Loads one element of data that nobody writes while the kernel runs (`ld.global.nc`). A launch may begin
+    /// while earlier ones run, so that this is for weights and tables only, never for an earlier launch's output.
     pub fn load_nc<T: Element>(self) -> Val<'k, T> {
         self.load_raw(1, Access::Invariant)[0]
     }

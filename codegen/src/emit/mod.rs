@@ -13,12 +13,14 @@
 //! | `asm.rs` | inline PTX, each with its PTX ISA section |
 //! | `wgmma.rs` | warpgroup matrix products and their operand descriptors |
 //! | `pipeline.rs` | shared-memory map, barriers, the ring of TMA stages |
+//! | `wait.rs` | waits for barriers, with a time limit |
 //! | `warp.rs` | reductions over lanes |
 
 pub mod asm;
 pub mod mem;
 pub mod pipeline;
 mod val;
+pub mod wait;
 pub mod warp;
 pub mod wgmma;
 
@@ -35,6 +37,7 @@ use melior::ir::{
 
 pub use mem::{Global, Shared};
 pub use val::{B1, Element, F32, I16, I32, I64, Val, Var};
+use wait::STATUS_SYMBOL;
 
 use crate::error::CodegenError;
 use mcc_ir::program::Param;
@@ -68,6 +71,8 @@ pub struct Kernel {
     one: Value<'static, 'static>,
     args: Vec<Value<'static, 'static>>,
     name: String,
+    /// Whether something refers to the status global.
+    uses_status: Cell<bool>,
 }
 
 /// Builds a module of one kernel: `body` is called once, at the function's entry.
@@ -129,10 +134,14 @@ pub fn build<'c>(
                 ),
                 args,
                 name: signature.name.to_owned(),
+                uses_status: Cell::new(false),
             }
         };
         body(&kernel);
         kernel.op("llvm.return", &[], &[], &[]);
+        if !kernel.uses_status.get() {
+            remove_global(&module, STATUS_SYMBOL);
+        }
     }
     let mut diagnostics = String::new();
     let id = ctx.attach_diagnostic_handler(|d| {
@@ -164,7 +173,8 @@ fn skeleton(s: &Signature<'_>) -> String {
         })
         .collect();
     format!(
-        "module {{\n  llvm.mlir.global external @{SMEM}() {{addr_space = 3 : i32, alignment = 1024 : i64}} : !llvm.array<0 x i8>\n  \
+        "module {{\n  llvm.mlir.global external @{STATUS_SYMBOL}(0 : i64) {{addr_space = 1 : i32, alignment = 8 : i64}} : i64\n  \
+         llvm.mlir.global external @{SMEM}() {{addr_space = 3 : i32, alignment = 1024 : i64}} : !llvm.array<0 x i8>\n  \
          llvm.func @{name}({args}) attributes {{nvvm.kernel, nvvm.maxntid = array<i32: {threads}, 1, 1>, nvvm.minctasm = 1 : i32}} {{\n    llvm.return\n  }}\n}}\n",
         name = s.name,
         args = args.join(", "),
@@ -181,6 +191,23 @@ fn find_function<'c, 'a>(module: &'a Module<'c>) -> Option<OperationRef<'c, 'a>>
         op = o.next_in_block();
     }
     None
+}
+
+/// Removes a global variable that nothing refers to.
+fn remove_global(module: &Module<'_>, symbol: &str) {
+    let body = module.body();
+    let mut op = body.first_operation_mut();
+    while let Some(mut o) = op {
+        let named = o
+            .attribute("sym_name")
+            .and_then(StringAttribute::try_from)
+            .is_ok_and(|name| name.value() == symbol);
+        if named {
+            o.remove_from_parent();
+            return;
+        }
+        op = o.next_in_block_mut();
+    }
 }
 
 impl Kernel {

@@ -11,6 +11,7 @@
 //! producer starts with the parity that a fresh barrier has already "completed", so it does not wait in the
 //! first round.
 
+use super::wait::Site;
 use super::{I32, Kernel, Shared, Val, Var};
 
 /// Lays out dynamic shared memory at build time.
@@ -138,13 +139,15 @@ impl<'k> Ring<'k> {
 
     /// Producer: waits until every consumer has left the stage, then announces `bytes` of copies.
     pub fn acquire(self, p: Position<'k>, bytes: u32) {
-        self.k.mbarrier_wait(self.empty(p), p.phase.get());
+        self.k
+            .mbarrier_wait(self.empty(p), p.phase.get(), Site::Empty);
         self.k.mbarrier_arrive_expect_tx(self.full(p), bytes);
     }
 
     /// Consumer: waits until the stage's copies are there.
     pub fn wait(self, p: Position<'k>) {
-        self.k.mbarrier_wait(self.full(p), p.phase.get());
+        self.k
+            .mbarrier_wait(self.full(p), p.phase.get(), Site::Full);
     }
 
     /// Consumer: one thread of each warp leaves the stage.

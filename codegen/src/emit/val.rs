@@ -110,6 +110,11 @@ impl<'k> Val<'k, B1> {
     pub fn to_i32(self) -> Val<'k, I32> {
         self.unary("arith.extui")
     }
+
+    /// The same; a branch on it is laid out for the other case.
+    pub(crate) fn unlikely(self) -> Self {
+        self.binary("llvm.intr.expect", self.k.bool(false))
+    }
 }
 
 macro_rules! int_ops {

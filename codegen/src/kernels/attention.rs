@@ -240,10 +240,7 @@ pub fn family<'a>(name: &str, c: &'a Attention, rows: Rows) -> Result<Family<'a>
         smem_bytes: l.bytes,
         params,
     };
-    Ok(Family {
-        launch,
-        body: Box::new(move |k| body(k, c, l)),
-    })
+    Ok(Family::new(launch, move |k| body(k, c, l)).with_prologue(move |k| prepare(k, &l)))
 }
 
 /// Where a block works.
@@ -296,19 +293,26 @@ fn place<'k>(k: &'k Kernel, c: &Attention, l: &Layout) -> Place<'k> {
     }
 }
 
-fn body(k: &Kernel, c: &Attention, l: Layout) {
-    let smem = k.smem();
-    let ring = Ring::new(k, smem, l.ring);
-    let queries = Ring::new(k, smem, l.q_ring);
-    let p = place(k, c, &l);
-    let roles = Roles {
+/// The ring of key and value tiles, and that of the queries.
+fn rings<'k>(k: &'k Kernel, l: &Layout) -> [Ring<'k>; 2] {
+    [l.ring, l.q_ring].map(|ring| Ring::new(k, k.smem(), ring))
+}
+
+fn prepare(k: &Kernel, l: &Layout) {
+    Roles {
         consumers: l.consumers,
         maps: &[Args::Q, Args::Q_ROPE, Args::K, Args::K_ROPE, Args::V],
-        rings: &[ring, queries],
-    };
+        rings: &rings(k, l),
+    }
+    .prepare(k);
+}
+
+fn body(k: &Kernel, c: &Attention, l: Layout) {
+    let [ring, queries] = rings(k, &l);
+    let p = place(k, c, &l);
     specialise(
         k,
-        &roles,
+        l.consumers,
         |leader| k.if_(leader, || produce(k, c, &l, ring, queries, p)),
         || consume(k, c, &l, ring, queries, p),
     );

@@ -62,10 +62,10 @@ pub fn quantize<'a>(name: &str, c: &'a Quantize) -> Result<Family<'a>, CodegenEr
             |i, v| QuantRow::of(k, codes, scales, row).store(k, shape, i, &v),
         );
     };
-    Ok(Family {
-        launch: shape.launch(0, SmemMap::default(), p.list),
-        body: Box::new(body),
-    })
+    Ok(Family::new(
+        shape.launch(0, SmemMap::default(), p.list),
+        body,
+    ))
 }
 
 /// `swiglu`, `swiglu_quantize`.
@@ -101,10 +101,10 @@ pub fn swiglu<'a>(name: &str, c: &'a Swiglu) -> Result<Family<'a>, CodegenError>
             },
         );
     };
-    Ok(Family {
-        launch: shape.launch(0, SmemMap::default(), p.list),
-        body: Box::new(body),
-    })
+    Ok(Family::new(
+        shape.launch(0, SmemMap::default(), p.list),
+        body,
+    ))
 }
 
 /// `add`.
@@ -129,10 +129,10 @@ pub fn add<'a>(name: &str, c: &'a Add) -> Result<Family<'a>, CodegenError> {
             });
         }
     };
-    Ok(Family {
-        launch: shape.launch(0, SmemMap::default(), p.list),
-        body: Box::new(body),
-    })
+    Ok(Family::new(
+        shape.launch(0, SmemMap::default(), p.list),
+        body,
+    ))
 }
 
 /// `gather`: rows of a table.
@@ -155,8 +155,8 @@ pub fn gather<'a>(name: &str, c: &'a Gather) -> Result<Family<'a>, CodegenError>
         }
     };
     // The rows written are the indices', operand 1.
-    Ok(Family {
-        launch: shape.launch(1, SmemMap::default(), p.list),
-        body: Box::new(body),
-    })
+    Ok(Family::new(
+        shape.launch(1, SmemMap::default(), p.list),
+        body,
+    ))
 }

@@ -118,14 +118,11 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
             Expr::Const(1),
             Expr::Const(1),
         ],
-        block: WARPGROUP * (1 + c.tile_m / 64),
+        block: WARPGROUP * (1 + consumers(c)),
         smem_bytes: l.total,
         params,
     };
-    Ok(Family {
-        launch,
-        body: Box::new(move |k| body(k, c)),
-    })
+    Ok(Family::new(launch, move |k| body(k, c)).with_prologue(move |k| prepare(k, c)))
 }
 
 fn form(c: &GemmBf16) -> Form {
@@ -147,6 +144,19 @@ fn stages(c: &GemmBf16) -> Stages {
     Stages::new(c.tile_m, c.tile_n, c.stages)
 }
 
+fn consumers(c: &GemmBf16) -> u32 {
+    c.tile_m / 64
+}
+
+fn prepare(k: &Kernel, c: &GemmBf16) {
+    Roles {
+        consumers: consumers(c),
+        maps: &[Args::A, Args::B],
+        rings: &[Ring::new(k, k.smem(), stages(c).ring)],
+    }
+    .prepare(k);
+}
+
 fn body(k: &Kernel, c: &GemmBf16) {
     let l = stages(c);
     let ring = Ring::new(k, k.smem(), l.ring);
@@ -160,11 +170,6 @@ fn body(k: &Kernel, c: &GemmBf16) {
             batch: c.batch.unwrap_or(1),
         },
     };
-    let roles = Roles {
-        consumers: c.tile_m / 64,
-        maps: &[Args::A, Args::B],
-        rings: &[ring],
-    };
     let producer = Producer {
         a: k.arg_tensor_map(Args::A),
         b: k.arg_tensor_map(Args::B),
@@ -177,7 +182,7 @@ fn body(k: &Kernel, c: &GemmBf16) {
     };
     specialise(
         k,
-        &roles,
+        consumers(c),
         |leader| producer.run(k, walk, shape(c), leader),
         || consume(k, c, &l, ring, walk),
     );

@@ -121,14 +121,11 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
             Expr::Const(1),
             Expr::Const(1),
         ],
-        block: WARPGROUP * (1 + c.tile_m / 64),
+        block: WARPGROUP * (1 + consumers(c)),
         smem_bytes: l.total,
         params,
     };
-    Ok(Family {
-        launch,
-        body: Box::new(move |k| body(k, c)),
-    })
+    Ok(Family::new(launch, move |k| body(k, c)).with_prologue(move |k| prepare(k, c)))
 }
 
 fn form(c: &GemmFp8) -> Form {
@@ -150,6 +147,19 @@ fn stages(c: &GemmFp8) -> Stages {
     Stages::new(c.tile_m, c.tile_n, c.stages)
 }
 
+fn consumers(c: &GemmFp8) -> u32 {
+    c.tile_m / 64
+}
+
+fn prepare(k: &Kernel, c: &GemmFp8) {
+    Roles {
+        consumers: consumers(c),
+        maps: &[Args::A, Args::B],
+        rings: &[Ring::new(k, k.smem(), stages(c).ring)],
+    }
+    .prepare(k);
+}
+
 fn body(k: &Kernel, c: &GemmFp8) {
     let l = stages(c);
     let ring = Ring::new(k, k.smem(), l.ring);
@@ -163,11 +173,6 @@ fn body(k: &Kernel, c: &GemmFp8) {
             batch: 1,
         },
     };
-    let roles = Roles {
-        consumers: c.tile_m / 64,
-        maps: &[Args::A, Args::B],
-        rings: &[ring],
-    };
     let producer = Producer {
         a: k.arg_tensor_map(Args::A),
         b: k.arg_tensor_map(Args::B),
@@ -180,7 +185,7 @@ fn body(k: &Kernel, c: &GemmFp8) {
     };
     specialise(
         k,
-        &roles,
+        consumers(c),
         |leader| producer.run(k, walk, shape(c), leader),
         || consume(k, c, &l, ring, walk),
     );
@@ -212,10 +217,10 @@ fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Stages, ring: Ring<'k>, walk: Wal
         let b_row = (tile.group * c.n.div_ceil(128) + n0.ushr(7)) * k_blocks;
 
         k.for_(0, k_blocks, 1, |block| {
-            // Scales first: their latency hides behind the wait for the stage.
+            // Scales first: their latency hides behind the wait for the stage. A's are no `load_nc`: an earlier
+            // launch may still write them while this one starts. B's are weights.
             let line = block.to_i64() * a_stride.to_i64();
-            let [sa0, sa1] =
-                [r0, r1].map(|r| a_scales.at((line + r.to_i64()) * 4).load_nc::<F32>());
+            let [sa0, sa1] = [r0, r1].map(|r| a_scales.at((line + r.to_i64()) * 4).load::<F32>());
             let sb = b_scales.index(b_row + block, 4).load_nc::<F32>();
             let (s0, s1) = (sa0 * sb, sa1 * sb);
 

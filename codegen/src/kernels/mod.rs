@@ -11,7 +11,7 @@
 //! | `moe.rs` | `moe_plan`, `expand`, `combine` | `dispatch`, `combine` |
 //! | `route.rs`, `sample.rs` | `route`, `sample` | the same |
 //! | `row.rs`, `params.rs` | – | rows in chunks, quantisation of a row, numbering of parameters |
-//! | `roles.rs` | – | the producer and consumer skeleton of the matrix families |
+//! | `roles.rs` | – | prologue, and the producer and consumer skeleton, of the matrix families |
 //! | `tiles.rs` | – | operand stages, the walk over output tiles, the store of a fragment |
 
 pub mod attention;
@@ -37,6 +37,7 @@ use crate::error::CodegenError;
 pub(crate) use params::{MatrixArg, Params, ScalesArg};
 
 /// What a family says of its launches; the rest of a launch spec is the same for all of them.
+#[derive(Clone)]
 pub struct Launch {
     /// Grid, x y z.
     pub grid: [Expr; 3],
@@ -58,7 +59,8 @@ impl Launch {
             cluster: [1, 1, 1],
             smem_bytes: self.smem_bytes,
             params: self.params,
-            programmatic: false,
+            // `Family::emit` makes every kernel wait.
+            programmatic: true,
             work: Work::of(config),
         }
     }
@@ -68,8 +70,51 @@ impl Launch {
 pub struct Family<'a> {
     /// How the kernel is launched.
     pub launch: Launch,
+    /// Emits what may run while earlier launches still do: nothing here touches global memory.
+    pub prologue: Option<Emit<'a>>,
     /// Emits the kernel's body.
-    pub body: Box<dyn FnOnce(&emit::Kernel) + 'a>,
+    pub body: Emit<'a>,
+}
+
+/// Emits a part of a kernel.
+pub type Emit<'a> = Box<dyn FnOnce(&emit::Kernel) + 'a>;
+
+impl<'a> Family<'a> {
+    /// A kernel that begins with its body.
+    pub(crate) fn new(launch: Launch, body: impl FnOnce(&emit::Kernel) + 'a) -> Self {
+        Self {
+            launch,
+            prologue: None,
+            body: Box::new(body),
+        }
+    }
+
+    /// The same with something to do before its inputs are there.
+    pub(crate) fn with_prologue(self, prologue: impl FnOnce(&emit::Kernel) + 'a) -> Self {
+        Self {
+            prologue: Some(Box::new(prologue)),
+            ..self
+        }
+    }
+
+    /// Emits the whole kernel.
+    ///
+    /// Every thread of every kernel waits for the launches before it, and only then touches global memory. The
+    /// wait is for the launch right before and what it wrote; because that one has waited in its turn, all
+    /// earlier ones have ended too. A kernel without a wait would end early and break the chain.
+    ///
+    /// The next launch may start its blocks as soon as all of this one's have got past their wait. Its prologue
+    /// then overlaps with this body, and it finds its blocks in place when this launch ends. Letting it start
+    /// before the wait would gain nothing: a block that waits keeps its registers and shared memory from blocks
+    /// that could work.
+    pub(crate) fn emit(self, k: &emit::Kernel) {
+        if let Some(prologue) = self.prologue {
+            prologue(k);
+        }
+        k.wait_for_earlier_launches();
+        k.let_next_launch_start();
+        (self.body)(k);
+    }
 }
 
 /// Checks the config and finds its family.

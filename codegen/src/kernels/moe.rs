@@ -83,10 +83,7 @@ pub fn plan<'a>(name: &str, c: &'a MoePlan) -> Result<Family<'a>, CodegenError> 
             });
         });
     };
-    Ok(Family {
-        launch,
-        body: Box::new(body),
-    })
+    Ok(Family::new(launch, body))
 }
 
 /// `expand`: the row of each (token, slot) pair.
@@ -113,25 +110,23 @@ pub fn expand<'a>(name: &str, c: &'a Expand) -> Result<Family<'a>, CodegenError>
     let vectors = bytes / 16;
     let threads = vectors.next_multiple_of(32).min(256);
     let groups = c.width.div_ceil(128);
-    Ok(Family {
-        launch: rows_launch(threads, row_token_operand, SmemMap::default(), p.list),
-        body: Box::new(move |k| {
-            copy_row(
-                k,
-                &Copy {
-                    row_token,
-                    from: x,
-                    to: out,
-                    element,
-                    vectors,
-                    threads,
-                },
-            );
-            if let (Some(from), Some(to)) = (scales, out_scales) {
-                copy_scales(k, row_token, from, to, groups, threads);
-            }
-        }),
-    })
+    let launch = rows_launch(threads, row_token_operand, SmemMap::default(), p.list);
+    Ok(Family::new(launch, move |k| {
+        copy_row(
+            k,
+            &Copy {
+                row_token,
+                from: x,
+                to: out,
+                element,
+                vectors,
+                threads,
+            },
+        );
+        if let (Some(from), Some(to)) = (scales, out_scales) {
+            copy_scales(k, row_token, from, to, groups, threads);
+        }
+    }))
 }
 
 /// Parameters of [`copy_row`].
@@ -217,8 +212,8 @@ pub fn combine<'a>(name: &str, c: &'a Combine) -> Result<Family<'a>, CodegenErro
             });
         }
     };
-    Ok(Family {
-        launch: shape.launch(1, SmemMap::default(), p.list),
-        body: Box::new(body),
-    })
+    Ok(Family::new(
+        shape.launch(1, SmemMap::default(), p.list),
+        body,
+    ))
 }

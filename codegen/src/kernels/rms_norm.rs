@@ -89,8 +89,5 @@ pub fn family<'a>(name: &str, c: &'a RmsNorm) -> Result<Family<'a>, CodegenError
             }
         }
     };
-    Ok(Family {
-        launch,
-        body: Box::new(body),
-    })
+    Ok(Family::new(launch, body))
 }

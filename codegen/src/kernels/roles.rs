@@ -1,8 +1,9 @@
 //! The skeleton of every matrix kernel: one producer warp that issues TMA, consumer warpgroups that compute.
 //!
 //! ```text
-//! thread 0          prefetches tensor maps, initialises the rings' barriers
-//! all               synchronise
+//! thread 0          prefetches tensor maps, initialises the rings' barriers    } prologue
+//! all               synchronise                                                }
+//! all               wait for earlier launches (see `Family::emit`)
 //! warpgroup 0       its first warp produces, the others are done
 //! warpgroups 1..    consume
 //! ```
@@ -32,28 +33,34 @@ pub(crate) struct Roles<'a, 'k> {
     pub rings: &'a [Ring<'k>],
 }
 
+impl Roles<'_, '_> {
+    /// Emits the prologue. Tensor maps are parameters, so that nothing here depends on an earlier launch.
+    pub fn prepare(&self, k: &Kernel) {
+        k.if_(k.tid().eq(0), || {
+            for map in self.maps {
+                k.prefetch_tensor_map(k.arg_tensor_map(*map));
+            }
+            for ring in self.rings {
+                // One arrival a consumer warp.
+                ring.init(self.consumers * 4);
+            }
+            k.fence_mbarrier_init();
+        });
+        k.sync_threads();
+    }
+}
+
 /// Emits the skeleton. `produce` runs in one whole warp and gets the predicate of the thread that is to wait
 /// and to issue; it is the same thread in the whole kernel, so ring positions may live in its registers.
 pub(crate) fn specialise<'k>(
     k: &'k Kernel,
-    roles: &Roles<'_, 'k>,
+    consumers: u32,
     produce: impl FnOnce(Val<'k, B1>),
     consume: impl FnOnce(),
 ) {
     let warpgroup = k.tid().ushr(7);
     let warp = k.tid().ushr(5);
-    k.if_(k.tid().eq(0), || {
-        for map in roles.maps {
-            k.prefetch_tensor_map(k.arg_tensor_map(*map));
-        }
-        for ring in roles.rings {
-            // One arrival a consumer warp.
-            ring.init(roles.consumers * 4);
-        }
-        k.fence_mbarrier_init();
-    });
-    k.sync_threads();
-    let moves_registers = roles.consumers > 1;
+    let moves_registers = consumers > 1;
     k.if_else(
         warpgroup.eq(0),
         || {

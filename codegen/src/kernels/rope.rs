@@ -89,10 +89,10 @@ pub fn rope<'a>(name: &str, c: &'a Rope) -> Result<Family<'a>, CodegenError> {
             at(out, out_head).store_vec(words.map(|w| w.get()));
         });
     };
-    Ok(Family {
-        launch: rows_launch(threads, 0, SmemMap::default(), p.list),
-        body: Box::new(body),
-    })
+    Ok(Family::new(
+        rows_launch(threads, 0, SmemMap::default(), p.list),
+        body,
+    ))
 }
 
 /// `mla_cache_write`.
@@ -125,10 +125,7 @@ pub fn mla_cache_write<'a>(name: &str, c: &'a MlaCacheWrite) -> Result<Family<'a
         cache,
         scratch,
     };
-    Ok(Family {
-        launch,
-        body: Box::new(move |k| write_cache(k, c, shape, args)),
-    })
+    Ok(Family::new(launch, move |k| write_cache(k, c, shape, args)))
 }
 
 /// Parameters of [`write_cache`].

@@ -167,8 +167,5 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
             k.arg_global(weights).index(pair, 4).store(weight);
         });
     };
-    Ok(Family {
-        launch,
-        body: Box::new(body),
-    })
+    Ok(Family::new(launch, body))
 }

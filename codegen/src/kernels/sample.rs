@@ -57,10 +57,7 @@ pub fn family<'a>(name: &str, c: &'a Sample) -> Result<Family<'a>, CodegenError>
         values,
         indices,
     };
-    Ok(Family {
-        launch,
-        body: Box::new(move |k| body(k, c, args)),
-    })
+    Ok(Family::new(launch, move |k| body(k, c, args)))
 }
 
 /// Parameters and shape of the body.

@@ -228,6 +228,8 @@ fn code_of(err: &SimError) -> Option<CUresult> {
             FaultKind::Trap | FaultKind::Divergent { .. } | FaultKind::Mbarrier { .. } => {
                 Some(codes::LAUNCH_FAILED)
             }
+            // Hardware would let this race with the launch before; here it is to be seen.
+            FaultKind::EarlyAccess { .. } | FaultKind::NoGridWait => Some(codes::LAUNCH_FAILED),
         },
         _ => Some(codes::LAUNCH_FAILED),
     }

@@ -221,6 +221,7 @@ pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams_v2(
             grid: params.grid,
             block: params.block,
             cluster,
+            programmatic: old.config.programmatic,
             shared_bytes: params.shared_bytes,
             params: params.kernel_params,
             extra: params.extra,

@@ -30,6 +30,8 @@ pub struct Request {
     pub block: [c_uint; 3],
     /// Of the attribute.
     pub cluster: Option<[c_uint; 3]>,
+    /// Of the attribute: it may begin before its predecessor has ended.
+    pub programmatic: bool,
     pub shared_bytes: c_uint,
     pub params: *const *const c_void,
     pub extra: *const *const c_void,
@@ -64,11 +66,13 @@ pub unsafe extern "C" fn cuLaunchKernelEx(
                 unsafe { std::slice::from_raw_parts(config.attrs, n as usize) }
             }
         };
+        let (cluster, programmatic) = read_attributes(attributes)?;
         let request = Request {
             function,
             grid: config.grid,
             block: config.block,
-            cluster: cluster(attributes)?,
+            cluster,
+            programmatic,
             shared_bytes: config.shared_bytes,
             params,
             extra,
@@ -79,17 +83,20 @@ pub unsafe extern "C" fn cuLaunchKernelEx(
     })
 }
 
-/// The cluster of an attribute list. An attribute that is not known here is refused.
-fn cluster(attributes: &[LaunchAttribute]) -> Answer<Option<[u32; 3]>> {
-    let mut cluster = None;
+/// The cluster of an attribute list, and whether the launch is programmatic. An attribute that is not known here
+/// is refused.
+fn read_attributes(attributes: &[LaunchAttribute]) -> Answer<(Option<[u32; 3]>, bool)> {
+    let (mut cluster, mut programmatic) = (None, false);
     for attribute in attributes {
         let words = attribute.words();
         match attribute.id {
             // IGNORE, PRIORITY.
             0 | 8 => {}
-            // COOPERATIVE, PROGRAMMATIC_STREAM_SERIALIZATION: flags. The simulator runs one kernel after the other,
-            // which is one of the orders that they allow.
-            2 | 6 if words[0] < 2 => {}
+            // COOPERATIVE: a flag.
+            2 if words[0] < 2 => {}
+            // PROGRAMMATIC_STREAM_SERIALIZATION: a flag. The simulator runs one kernel after the other, which is one
+            // of the orders that it allows, and checks that the kernel waits.
+            6 if words[0] < 2 => programmatic = words[0] == 1,
             // CLUSTER_DIMENSION.
             4 => cluster = Some([words[0], words[1], words[2]]),
             // CLUSTER_SCHEDULING_POLICY_PREFERENCE: default, spread, load balancing.
@@ -97,7 +104,7 @@ fn cluster(attributes: &[LaunchAttribute]) -> Answer<Option<[u32; 3]>> {
             _ => return Err(codes::INVALID_VALUE),
         }
     }
-    Ok(cluster)
+    Ok((cluster, programmatic))
 }
 
 impl Driver {
@@ -186,6 +193,7 @@ impl Driver {
                 block,
                 cluster,
                 dynamic_smem: request.shared_bytes,
+                programmatic: request.programmatic,
             },
             params,
         }))

@@ -104,6 +104,14 @@ pub enum FaultKind {
     TensorMap(String),
     #[error("matrix descriptor {descriptor:#018x}: {message}")]
     Descriptor { descriptor: u64, message: String },
+    #[error(
+        "{space} address {address:#x} is touched before griddepcontrol.wait, while an earlier launch may still run"
+    )]
+    EarlyAccess { space: &'static str, address: u64 },
+    #[error(
+        "a thread of a programmatic launch ends without griddepcontrol.wait: the next launch would take all earlier ones for ended"
+    )]
+    NoGridWait,
     #[error("more than {0} warp instructions were executed")]
     InstructionLimit(u64),
     #[error("{0}")]

@@ -478,6 +478,8 @@ pub enum Op {
     },
     ClusterArrive,
     ClusterWait,
+    /// `griddepcontrol.wait`.
+    GridWait,
     Fence(FenceKind),
     MbarInit {
         space: Space,

@@ -65,6 +65,10 @@ pub struct LaunchConfig {
     pub block: [u32; 3],
     pub cluster: [u32; 3],
     pub dynamic_smem: u32,
+    /// On a GPU the launch would start before earlier ones have ended
+    /// (programmatic stream serialisation). Here it does not, but every thread
+    /// must execute `griddepcontrol.wait`, and touch global memory only then.
+    pub programmatic: bool,
 }
 
 impl LaunchConfig {
@@ -74,6 +78,7 @@ impl LaunchConfig {
             block: [block, 1, 1],
             cluster: [1; 3],
             dynamic_smem: 0,
+            programmatic: false,
         }
     }
 }
@@ -104,6 +109,8 @@ pub struct Gpu {
     pool: Option<rayon::ThreadPool>,
     /// State of finished CTAs, for the next launch.
     groups: Mutex<Vec<Group>>,
+    /// Warp instructions of all launches so far.
+    clock: AtomicU64,
 }
 
 /// Kernels of one PTX text, ready to run. Clones share them.
@@ -202,6 +209,7 @@ impl Gpu {
             memory,
             pool,
             groups: Mutex::default(),
+            clock: AtomicU64::new(0),
         }
     }
 
@@ -372,6 +380,8 @@ impl Gpu {
             dynamic_smem: cfg.dynamic_smem,
             completion: self.config.completion,
             sms: self.config.sms.max(1),
+            programmatic: cfg.programmatic,
+            started: self.clock.load(Ordering::Relaxed),
             limit: self.config.instruction_limit,
             lines: &module.inner.lines,
         };
@@ -379,6 +389,7 @@ impl Gpu {
             .map(|d| u64::from(cfg.grid[d] / cfg.cluster[d]))
             .product();
         let c = self.run(&env, clusters)?;
+        self.clock.fetch_add(c.instructions, Ordering::Relaxed);
         Ok(LaunchStats {
             ctas: cfg.grid.iter().map(|&g| u64::from(g)).product(),
             warp_instructions: c.instructions,

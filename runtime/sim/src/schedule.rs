@@ -54,6 +54,9 @@ impl Group {
         }
         for (i, w) in self.warps.iter_mut().enumerate() {
             w.reset(env.kernel, i / warps as usize, i as u32 % warps, env.block);
+            if env.programmatic {
+                w.early = w.alive;
+            }
         }
         self.flight.copies.clear();
         self.flight.mmas.clear();

@@ -20,7 +20,8 @@ use crate::tensor_map::{Swizzle, TensorElem, TensorMap};
 #[derive(Debug, Clone, Copy)]
 pub struct Tile {
     pub rank: usize,
-    base: u64,
+    /// Address of the tensor.
+    pub base: u64,
     dims: [u64; 5],
     /// Bytes from one index to the next, of every dimension.
     strides: [u64; 5],

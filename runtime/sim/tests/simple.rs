@@ -330,6 +330,7 @@ fn transpose_through_shared_memory_and_barriers() {
         block: [32, 32, 1],
         cluster: [1; 3],
         dynamic_smem: 0,
+        programmatic: false,
     };
     launch(&gpu, &m, &cfg, &[Arg::U64(a), Arg::U64(out)]).expect("runs");
     let got = download_u32(&gpu, out, 3 * 1024);

@@ -252,6 +252,7 @@ impl Device for SimDevice {
             block: [launch.dims.block, 1, 1],
             cluster: launch.dims.cluster,
             dynamic_smem: launch.dims.smem_bytes,
+            programmatic: launch.dims.programmatic,
         };
         let start = Instant::now();
         let stats = self.gpu.launch(module, kernel, &config, launch.params)?;

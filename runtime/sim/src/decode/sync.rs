@@ -134,7 +134,9 @@ impl<'a> Decoder<'a> {
             BarrierClusterArrive => Op::ClusterArrive,
             BarrierClusterWait => Op::ClusterWait,
             Membar | MembarProxy | Fence | FenceMbarrierInit | FenceProxy => Op::Fence(fence(inst)),
-            // Kernels of one stream run one after the other here.
+            // Kernels of one stream run one after the other here: there is nothing to wait for, but what comes
+            // before the wait is checked (`LaunchConfig::programmatic`).
+            Griddepcontrol if inst.has(Mod::Wait) => Op::GridWait,
             Griddepcontrol | Pmevent => Op::Nop,
             Nanosleep => Op::Pause,
             Setmaxnreg => {

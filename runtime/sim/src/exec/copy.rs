@@ -71,6 +71,25 @@ enum Work {
     },
 }
 
+impl Work {
+    /// The global memory that it touches, if it does: where that begins.
+    fn global(&self) -> Option<(Space, u64)> {
+        match self {
+            Work::LoadTensor { tile, .. } | Work::StoreTensor { tile, .. } => {
+                Some((Space::Global, tile.base))
+            }
+            Work::Load {
+                src_space: Space::Shared,
+                ..
+            }
+            | Work::CpArrive { .. } => None,
+            Work::Load { src, src_space, .. } => Some((*src_space, *src)),
+            Work::Store { dst, .. } => Some((Space::Global, *dst)),
+            Work::CpAsync { src, .. } => Some((Space::Global, *src)),
+        }
+    }
+}
+
 /// Where a load lands: a shared address and an mbarrier, in one or more CTAs.
 #[derive(Debug, Clone, Copy)]
 struct Targets {
@@ -308,6 +327,11 @@ impl Core<'_> {
     }
 
     fn issue(&mut self, lane: u32, group: Option<(GroupKind, u32)>, work: Work) -> Exec<()> {
+        if self.w.early >> lane & 1 != 0
+            && let Some((space, address)) = work.global()
+        {
+            return Err(self.early_access(space, address, lane));
+        }
         let pc = self.w.frags[self.w.current].pc;
         let warp = self.w.cta * self.env.threads().div_ceil(32) as usize + self.w.index as usize;
         let op = AsyncOp {

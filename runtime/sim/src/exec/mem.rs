@@ -50,6 +50,10 @@ impl Core<'_> {
         len: u64,
         consts: Consts<'_>,
     ) -> Exec<Pointers> {
+        if self.w.early & mask != 0 {
+            let addrs = self.addresses(addr, mask, consts);
+            self.not_early(space, &addrs, mask)?;
+        }
         let lane = mask.trailing_zeros() as usize & 31;
         let first = match addr.base {
             Row::R64(r) => self.w.regs.get64(consts, r)[lane].wrapping_add(addr.offset as u64),
@@ -97,6 +101,9 @@ impl Core<'_> {
         len: u64,
         align: u64,
     ) -> Exec<Pointers> {
+        if self.w.early & mask != 0 {
+            self.not_early(space, addrs, mask)?;
+        }
         if addrs.iter().fold(0, |m, a| m | a) & (align - 1) != 0 {
             return Err(self.misaligned(space, addrs, mask, align));
         }
@@ -113,6 +120,34 @@ impl Core<'_> {
         // Inactive lanes read where the first active one does.
         let first = out[mask.trailing_zeros() as usize & 31];
         Ok(out.map(|p| if p.is_null() { first } else { p }))
+    }
+
+    /// A launch that may overlap with earlier ones leaves global memory alone
+    /// until it has waited for them. (A GPU would let it read what none of them
+    /// writes; which that is, nobody can tell from one launch.)
+    #[cold]
+    fn not_early(&self, space: Space, addrs: &Row64, mask: u32) -> Exec<()> {
+        for (lane, &address) in addrs.iter().enumerate() {
+            let global = match space {
+                Space::Global => true,
+                Space::Generic => address >= GLOBAL_BASE,
+                _ => false,
+            };
+            if global && self.w.early & mask & 1 << lane != 0 {
+                return Err(self.early_access(space, address, lane as u32));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn early_access(
+        &self,
+        space: Space,
+        address: u64,
+        lane: u32,
+    ) -> Box<crate::error::Trouble> {
+        let space = name(space);
+        trouble(Some(lane), FaultKind::EarlyAccess { space, address })
     }
 
     /// The whole region around an address: start, size and host address.
@@ -246,6 +281,9 @@ impl Core<'_> {
         align: u64,
         lane: u32,
     ) -> Exec<*mut u8> {
+        if self.w.early >> lane & 1 != 0 {
+            self.not_early(space, &[addr; 32], 1 << lane)?;
+        }
         if addr & (align - 1) != 0 {
             return Err(trouble(
                 Some(lane),

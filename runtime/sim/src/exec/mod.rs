@@ -55,7 +55,8 @@ pub(crate) enum Next {
 impl Core<'_> {
     /// Runs the warp's ready fragments for at most `slice` instructions.
     pub fn run(&mut self, slice: u32) -> Exec<Stop> {
-        let mut left = slice;
+        // Instructions that may still run, and how many those were when they were last counted.
+        let (mut left, mut counted) = (slice, slice);
         loop {
             let Some(f) = self.pick() else {
                 return Ok(if self.w.alive == 0 {
@@ -65,15 +66,19 @@ impl Core<'_> {
                 });
             };
             self.w.current = f;
-            let before = left;
-            let stop = self.run_fragment(f, &mut left);
-            self.stats.instructions += u64::from(before - left);
+            let stop = self.run_fragment(f, &mut left, &mut counted);
+            self.count(left, &mut counted);
             match stop? {
                 Some(stop) => return Ok(stop),
                 None if left == 0 => return Ok(Stop::Slice),
                 None => {}
             }
         }
+    }
+
+    fn count(&mut self, left: u32, counted: &mut u32) {
+        self.stats.instructions += u64::from(*counted - left);
+        *counted = left;
     }
 
     /// A fragment that can run. Polls of mbarriers are tried here.
@@ -83,7 +88,7 @@ impl Core<'_> {
 
     /// Runs one fragment until it waits or ends (`None`), or the warp must
     /// give way.
-    fn run_fragment(&mut self, f: usize, left: &mut u32) -> Exec<Option<Stop>> {
+    fn run_fragment(&mut self, f: usize, left: &mut u32, counted: &mut u32) -> Exec<Option<Stop>> {
         let kernel = self.env.kernel;
         let consts = Consts {
             c32: &kernel.consts32,
@@ -146,6 +151,11 @@ impl Core<'_> {
                 Op::Exit => {
                     self.w.frags[f].mask = mask & !active;
                     self.w.frags[f].pc = pc;
+                    let early = self.w.early & active;
+                    if early != 0 {
+                        let lane = early.trailing_zeros();
+                        return Err(trouble(Some(lane), FaultKind::NoGridWait));
+                    }
                     self.exit(f, active);
                     mask = self.w.frags[f].mask;
                     if mask == 0 {
@@ -164,6 +174,8 @@ impl Core<'_> {
                 op => {
                     self.w.frags[f].pc = pc;
                     self.w.frags[f].mask = mask;
+                    // Some of these read the clock.
+                    self.count(*left, counted);
                     match self.rare(f, op, inst.guard, active, consts)? {
                         Next::Step => {
                             Frag { mask, join_pc, .. } = self.w.frags[f];
@@ -241,6 +253,7 @@ impl Core<'_> {
                 return self.barrier_op(f, op, guard, active, consts);
             }
             Op::Fence(_) | Op::Setmaxnreg => {}
+            Op::GridWait => self.w.early &= !active,
             Op::MbarInit { .. }
             | Op::MbarInval { .. }
             | Op::MbarArrive(_)

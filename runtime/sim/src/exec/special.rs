@@ -48,10 +48,14 @@ impl Core<'_> {
             LanemaskGe => by_lane(&|l| u32::MAX << l),
             LanemaskGt => by_lane(&|l| (u32::MAX << l) << 1),
             // Time is counted in executed warp instructions, so that runs can
-            // be repeated.
-            Clock | GlobalTimerLo => same(self.stats.instructions as u32),
-            ClockHi | GlobalTimerHi => same((self.stats.instructions >> 32) as u32),
-            Clock64 | GlobalTimer => [self.stats.instructions; 32],
+            // be repeated. The blocks of a launch begin together, at the time
+            // when the launch before ended; an instruction takes a nanosecond.
+            Clock => same(self.stats.instructions as u32),
+            ClockHi => same((self.stats.instructions >> 32) as u32),
+            Clock64 => [self.stats.instructions; 32],
+            GlobalTimerLo => same(self.global_timer() as u32),
+            GlobalTimerHi => same((self.global_timer() >> 32) as u32),
+            GlobalTimer => [self.global_timer(); 32],
             TotalSmemSize | AggrSmemSize => same(env.shared_bytes() - SHARED_START),
             DynamicSmemSize => same(env.dynamic_smem),
             ReservedSmemOffsetEnd => same(SHARED_START),
@@ -60,5 +64,9 @@ impl Core<'_> {
             // Performance counters and identifiers that have no meaning here.
             _ => same(0),
         }
+    }
+
+    fn global_timer(&self) -> u64 {
+        self.env.started + self.stats.instructions
     }
 }

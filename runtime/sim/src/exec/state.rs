@@ -26,6 +26,10 @@ pub struct Env<'a> {
     pub dynamic_smem: u32,
     pub completion: Completion,
     pub sms: u32,
+    /// The launch may overlap with the ones before it.
+    pub programmatic: bool,
+    /// `%globaltimer` when the launch begins.
+    pub started: u64,
     pub limit: Option<u64>,
     /// Lines of the PTX text.
     pub lines: &'a [String],
@@ -102,6 +106,8 @@ pub struct Warp {
     /// The fragment that runs, for error messages.
     pub current: usize,
     pub alive: u32,
+    /// Lanes that have yet to wait for earlier launches.
+    pub early: u32,
     /// Index of the CTA in the group, and of the warp in the CTA.
     pub cta: usize,
     pub index: u32,
@@ -192,6 +198,7 @@ impl Warp {
         self.cp_groups.resize(32, 0);
         self.wgmma_groups = 0;
         self.cluster_arrived = None;
+        self.early = 0;
     }
 }
 

@@ -88,3 +88,9 @@ impl Codegen {
         })
     }
 }
+
+/// Version of the LLVM that this code generator was linked with: major, minor, patch.
+#[must_use]
+pub fn llvm_version() -> (u32, u32, u32) {
+    inkwell::support::get_llvm_version()
+}

@@ -113,6 +113,17 @@ pub enum Error {
     /// A checkpoint that does not fit the model.
     #[error(transparent)]
     Weights(#[from] WeightError),
+    /// `mcc doctor` found that something required is not there.
+    #[error("something that is required is missing or unusable; see above")]
+    Incomplete,
+    /// Some entries of a benchmark failed; the report names them.
+    #[error("{failed} of {all} entries could not be measured; see above")]
+    Unmeasured {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        all: usize,
+    },
     /// An option that means nothing.
     #[error("{0}")]
     Usage(String),

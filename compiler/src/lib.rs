@@ -13,9 +13,11 @@
 //! | [`stages`] | the pipeline |
 //! | [`pack`] | program and kernels to bundle |
 //! | [`ptxas`] | NVIDIA's assembler, when it is there |
-//! | [`cli`] | `mcc build`, `run`, `eval`, `inspect` |
+//! | [`doctor`] | what this machine has and lacks |
+//! | [`cli`] | `mcc build`, `run`, `eval`, `inspect`, `bench`, `doctor` |
 
 pub mod cli;
+pub mod doctor;
 pub mod error;
 pub mod import;
 pub mod pack;

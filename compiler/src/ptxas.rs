@@ -45,6 +45,12 @@ impl Ptxas {
         Self { path: path.into() }
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Words for an error.
     #[must_use]
     pub fn how_to_get() -> String {
@@ -234,7 +240,8 @@ pub fn disassemble(kernel: &str, cubin: &[u8]) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn find_tool(name: &str) -> Option<PathBuf> {
+/// A tool in `$PATH`, a CUDA toolkit, or this checkout.
+pub(crate) fn find_tool(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let toolkit = std::env::var_os("CUDA_HOME").map(|d| PathBuf::from(d).join("bin"));
     // A checkout's own tools, seen from where the user stands or from where the binary lies.

@@ -1,7 +1,9 @@
 //! The command line: one file a command, flags beside what they do.
 
+mod bench;
 mod build;
 mod compile;
+mod doctor;
 mod eval;
 mod inspect;
 mod model;
@@ -29,6 +31,10 @@ enum Command {
     Eval(eval::Args),
     /// Shows what is in a bundle.
     Inspect(inspect::Args),
+    /// Times every launch of a bundle on a GPU, or predicts the times where there is none.
+    Bench(bench::Args),
+    /// Tells what this machine has, what it lacks, what that costs and how to get it.
+    Doctor(doctor::Args),
 }
 
 /// Runs a command.
@@ -41,6 +47,8 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Run(args) => run::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     }
 }
 

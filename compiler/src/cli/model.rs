@@ -1,4 +1,5 @@
-//! What `run` and `eval` share: a bundle on a device with its weights, and its tokenizer.
+//! What `run`, `eval` and `bench` share: a bundle, built if need be; for the first two on a device with its weights,
+//! and its tokenizer.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
         DeviceKind::Sim => None,
         DeviceKind::Cuda(_) => Some(open(kind, &DeviceOptions::default())?),
     };
-    let (bundle, build) = bundle(args)?;
+    let (bundle, build) = bundle(&args.bundle, &args.target)?;
     let weights = match &args.weights {
         Some(dir) => dir,
         None if args.bundle.is_dir() => &args.bundle,
@@ -97,24 +98,20 @@ fn open(kind: DeviceKind, options: &DeviceOptions) -> Result<Box<dyn Device>, Er
 }
 
 /// Reads the bundle, or builds one as `mcc build` would.
-fn bundle(args: &ModelArgs) -> Result<(Bundle, Option<Duration>), Error> {
-    let is_source = args.bundle.is_dir()
-        || args
-            .bundle
-            .extension()
-            .is_some_and(|e| e == "mir" || e == "rs");
+pub fn bundle(path: &Path, target: &str) -> Result<(Bundle, Option<Duration>), Error> {
+    let is_source = path.is_dir() || path.extension().is_some_and(|e| e == "mir" || e == "rs");
     if !is_source {
-        let bundle = Bundle::read(&args.bundle).map_err(Error::bundle(&args.bundle))?;
+        let bundle = Bundle::read(path).map_err(Error::bundle(path))?;
         return Ok((bundle, None));
     }
     let start = Instant::now();
     let options = BuildOptions {
-        target: args.target.clone(),
+        target: target.to_owned(),
         optimize: true,
         cubins: true,
         dump: None,
     };
-    let (source, built) = compile::compile(&args.bundle, LimitOptions::default(), &options, None)?;
+    let (source, built) = compile::compile(path, LimitOptions::default(), &options, None)?;
     let bundle = compile::bundle(&source, &built)?;
     Ok((bundle, Some(start.elapsed())))
 }

@@ -10,6 +10,7 @@
 mod bless;
 mod demo;
 mod error;
+mod gpu_kit;
 mod ptxas_report;
 mod setup;
 mod shell;
@@ -44,6 +45,8 @@ enum Command {
     Test(test::Args),
     /// Run the tests and accept every snapshot that changed (read the diff before you commit it)
     Bless(bless::Args),
+    /// Make the folder that proves and measures a GPU host
+    GpuKit(gpu_kit::Args),
     /// Assemble PTX files for sm_90a and show registers, spills, barriers and messages
     PtxasReport(ptxas_report::Args),
 }
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Test(args) => test::main(&args),
         Command::Bless(args) => bless::main(&args),
+        Command::GpuKit(args) => gpu_kit::main(&args),
         Command::PtxasReport(args) => ptxas_report::main(&args),
     };
     match outcome {

@@ -1,0 +1,131 @@
+//! Our benchmarks, each beside its fastest peer and the machine's measured limits.
+//!
+//! In: what the steps `bench-*` and `peers-*` printed. Out: [`Row`]s in the order of our benchmarks. Holds: a ratio is
+//! only made of two numbers of the same entry, which has the same shapes on both sides.
+
+use std::collections::BTreeMap;
+
+use crate::report::read::{self, Limits, OurRow, PeerRow, Unit};
+use crate::results::Results;
+
+/// One benchmark.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Bundle and entry, as people say it.
+    pub entry: String,
+    /// Seconds with a cold and with a warm L2.
+    pub cold: Option<f64>,
+    /// See `cold`.
+    pub warm: Option<f64>,
+    /// Work of one launch.
+    pub flops: f64,
+    /// Bytes that it must move.
+    pub bytes: f64,
+    /// Whether the times are predictions.
+    pub prediction: bool,
+    /// The fastest peer with a cold L2.
+    pub peer: Option<Peer>,
+    /// The largest fraction of a measured limit, cold L2, and whose.
+    pub of_limit: Option<(f64, Limit)>,
+}
+
+/// A peer's times.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Peer {
+    /// `DeepGEMM`.
+    pub name: String,
+    /// Seconds.
+    pub cold: f64,
+    /// Seconds.
+    pub warm: f64,
+}
+
+/// What holds a kernel back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Bandwidth of a copy.
+    Copy,
+    /// Of the tensor cores, FP8.
+    Fp8,
+    /// Of the tensor cores, BF16.
+    Bf16,
+}
+
+impl Limit {
+    /// For people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "of copy bandwidth",
+            Self::Fp8 => "of the FP8 peak",
+            Self::Bf16 => "of the BF16 peak",
+        }
+    }
+}
+
+impl Row {
+    /// The peer's time over ours, cold L2: above 1 we are faster.
+    #[must_use]
+    pub fn speed_up(&self) -> Option<f64> {
+        Some(self.peer.as_ref()?.cold / self.cold?)
+    }
+
+    /// The same with a warm L2.
+    #[must_use]
+    pub fn warm_speed_up(&self) -> Option<f64> {
+        Some(self.peer.as_ref()?.warm / self.warm?)
+    }
+}
+
+/// All of them.
+#[must_use]
+pub fn rows(results: &Results) -> Vec<Row> {
+    let limits = read::limits(results);
+    let mut peers: BTreeMap<String, PeerRow> = BTreeMap::new();
+    for row in read::peers(results) {
+        let fastest = peers.get(&row.entry);
+        if fastest.is_none_or(|fastest| row.cold < fastest.cold) {
+            peers.insert(row.entry.clone(), row);
+        }
+    }
+    let row = |ours: OurRow| {
+        let of_limit = fraction(&ours, &limits);
+        let peer = peers.get(&ours.entry).map(|peer| Peer {
+            name: peer.peer.clone(),
+            cold: peer.cold,
+            warm: peer.warm,
+        });
+        Row {
+            entry: ours.entry,
+            cold: ours.cold,
+            warm: ours.warm,
+            flops: ours.flops,
+            bytes: ours.bytes,
+            prediction: ours.prediction,
+            peer,
+            of_limit,
+        }
+    };
+    read::ours(results).into_iter().map(row).collect()
+}
+
+fn fraction(row: &OurRow, limits: &Limits) -> Option<(f64, Limit)> {
+    let seconds = row.cold.or(row.warm)?;
+    if seconds <= 0.0 {
+        return None;
+    }
+    let of = |work: f64, per_s: Option<f64>, limit| {
+        let per_s = per_s.filter(|per_s| *per_s > 0.0)?;
+        (work > 0.0).then(|| (work / seconds / per_s, limit))
+    };
+    let tensor = match row.unit {
+        Unit::Fp8 => of(row.flops, limits.fp8, Limit::Fp8),
+        Unit::Bf16 => of(row.flops, limits.bf16, Limit::Bf16),
+        Unit::None => None,
+    };
+    let copy = of(row.bytes, limits.copy, Limit::Copy);
+    [tensor, copy]
+        .into_iter()
+        .flatten()
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+}

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use mcc_bundle::{Dim, DimValues, Entry, Manifest};
+use mcc_bundle::{Dim, DimDecl, DimValues, Entry, Manifest};
 
 /// Numbers of rows: one, a whole tile, one more, an odd few, two tiles, two, one less than a tile.
 const SIZES: [u64; 7] = [1, 64, 65, 7, 128, 2, 63];
@@ -15,7 +15,8 @@ const EARLIER: u64 = 65;
 
 /// Cases of an entry.
 ///
-/// `T` tokens are the last of a context of `C`, of which `R` rows are wanted; all other dims are sizes of their own.
+/// Dims are known by their first letter: `T` tokens are the last of a context of `C`, of which `R` rows are wanted;
+/// all others are sizes of their own.
 #[must_use]
 pub fn cases(manifest: &Manifest, entry: &Entry) -> Vec<DimValues> {
     let used = used_dims(entry);
@@ -24,7 +25,8 @@ pub fn cases(manifest: &Manifest, entry: &Entry) -> Vec<DimValues> {
     for size in SIZES {
         for later in [true, false] {
             let case = case(manifest, &used, size, later);
-            let fits = case.get("T").zip(case.get("C")).is_none_or(|(t, c)| t <= c);
+            let largest = |letter| of(&used, letter).map(|name| case[name]).max();
+            let fits = largest('T').zip(largest('C')).is_none_or(|(t, c)| t <= c);
             if fits && seen.insert(case.clone()) {
                 cases.push(case);
             }
@@ -33,21 +35,24 @@ pub fn cases(manifest: &Manifest, entry: &Entry) -> Vec<DimValues> {
     cases
 }
 
+/// Used dims that begin with this letter.
+fn of(used: &BTreeSet<String>, letter: char) -> impl Iterator<Item = &String> {
+    used.iter().filter(move |name| name.starts_with(letter))
+}
+
 fn case(manifest: &Manifest, used: &BTreeSet<String>, size: u64, later: bool) -> DimValues {
-    let bounds = |name: &str| manifest.dim(name).map_or((0, u64::MAX), |d| (d.min, d.max));
-    let clamp = |name: &str, value: u64| {
-        let (min, max) = bounds(name);
-        value.clamp(min, max)
+    let clamp = |dim: &DimDecl, value: u64| value.clamp(dim.min, dim.max);
+    let tokens = manifest.dims.iter().filter(|dim| used.contains(&dim.name));
+    let tokens = tokens.filter(|dim| dim.name.starts_with('T'));
+    let tokens = tokens.map(|dim| clamp(dim, size)).max();
+    let value = |dim: &DimDecl| match (tokens, dim.name.chars().next()) {
+        _ if !used.contains(&dim.name) => dim.min,
+        (Some(tokens), Some('C')) => clamp(dim, if later { tokens + EARLIER } else { tokens }),
+        (Some(tokens), Some('R')) => clamp(dim, if later { tokens } else { 1 }),
+        _ => clamp(dim, size),
     };
-    let tokens = clamp("T", size);
-    let value = |name: &str| match name {
-        _ if !used.contains(name) => bounds(name).0,
-        "C" if used.contains("T") => clamp(name, if later { tokens + EARLIER } else { tokens }),
-        "R" if used.contains("T") => clamp(name, if later { tokens } else { 1 }),
-        _ => clamp(name, size),
-    };
-    let dims = manifest.dims.iter().map(|dim| &dim.name);
-    dims.map(|name| (name.clone(), value(name))).collect()
+    let dims = manifest.dims.iter();
+    dims.map(|dim| (dim.name.clone(), value(dim))).collect()
 }
 
 /// Names in the entry's ports and views.

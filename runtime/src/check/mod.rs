@@ -90,13 +90,22 @@ pub fn check(
 
     let mut lockstep = Lockstep::new(reference, subject, agreements, &mut report);
     let mut usable = lockstep.weights();
-    for (index, entry) in entries {
-        let sizes = if options.dims.is_empty() {
-            cases(&manifest, entry)
-        } else {
-            options.dims.clone()
-        };
-        for (nth, dims) in sizes.iter().enumerate() {
+    let entries: Vec<_> = entries
+        .into_iter()
+        .map(|(index, entry)| {
+            let sizes = if options.dims.is_empty() {
+                cases(&manifest, entry)
+            } else {
+                options.dims.clone()
+            };
+            (index, entry, sizes)
+        })
+        .collect();
+    // The first case of every entry before the second of any: what a limit leaves out is the least telling.
+    let most = entries.iter().map(|(_, _, sizes)| sizes.len()).max();
+    for nth in 0..most.unwrap_or(0) {
+        for (index, entry, sizes) in &entries {
+            let Some(dims) = sizes.get(nth) else { continue };
             for &seed in &options.seeds {
                 if late() || !usable {
                     lockstep.skip(entry, dims, seed);
@@ -105,7 +114,7 @@ pub fn check(
                 progress(entry, dims, seed);
                 let first = nth == 0 && options.seeds.first() == Some(&seed);
                 let repeats = if first { options.repeats } else { 0 };
-                usable = lockstep.case(index, dims, seed, repeats);
+                usable = lockstep.case(*index, dims, seed, repeats);
             }
         }
     }

@@ -14,6 +14,7 @@ mod gpu_kit;
 mod ptxas_report;
 mod setup;
 mod shell;
+mod size;
 mod test;
 mod workspace;
 
@@ -49,6 +50,8 @@ enum Command {
     GpuKit(gpu_kit::Args),
     /// Assemble PTX files for sm_90a and show registers, spills, barriers and messages
     PtxasReport(ptxas_report::Args),
+    /// Build the runtime's binary as it is shipped, and hold its size and start-up time to their limits
+    Size(size::Args),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Bless(args) => bless::main(&args),
         Command::GpuKit(args) => gpu_kit::main(&args),
         Command::PtxasReport(args) => ptxas_report::main(&args),
+        Command::Size(args) => size::main(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

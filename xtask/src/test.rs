@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::setup::{self, Nvidia};
-use crate::{shell, workspace};
+use crate::{shell, size, workspace};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -66,6 +66,7 @@ pub fn main(args: &Args) -> Result<()> {
             shell::run(&mut cargo)
         })?;
     }
+    timed("size", &mut times, size::check)?;
     let total: Duration = times.iter().map(|(_, t)| *t).sum();
     eprintln!("\nall checks passed");
     for (name, time) in times.iter().chain([&("total", total)]) {

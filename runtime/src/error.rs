@@ -161,6 +161,9 @@ pub enum RuntimeError {
     /// A step before the weights were there.
     #[error("the weights are not loaded yet")]
     NoWeights,
+    /// A benchmark of nothing.
+    #[error("there is nothing to measure: {0}")]
+    NothingToMeasure(&'static str),
     /// A text too short to evaluate.
     #[error("the text has {tokens} tokens, an evaluation needs at least 2")]
     TextTooShort {

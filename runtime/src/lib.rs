@@ -11,8 +11,10 @@
 //!                      └── device/: `trait Device` and its makers
 //! ```
 
+pub mod bench;
 mod check;
 mod device;
+pub mod doctor;
 mod error;
 mod launch;
 mod model;

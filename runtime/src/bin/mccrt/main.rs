@@ -5,11 +5,13 @@
 //!
 //! ```text
 //! args      what commands share: bundle, weights, device, statistics, traces
-//! run eval serve check inspect      one file a command
+//! run eval serve check bench inspect doctor      one file a command
 //! ```
 
 mod args;
+mod bench;
 mod check;
+mod doctor;
 mod eval;
 mod inspect;
 mod run;
@@ -45,8 +47,12 @@ enum Command {
     Serve(serve::Args),
     /// Compares a device with another one, step by step.
     Check(check::Args),
+    /// Times every launch of a bundle on a GPU, or predicts the times where there is none.
+    Bench(bench::Args),
     /// Prints what a bundle contains.
     Inspect(inspect::Args),
+    /// Tells what this machine can run bundles on, and what it lacks for it.
+    Doctor(doctor::Args),
 }
 
 /// Why a command failed.
@@ -64,6 +70,10 @@ enum Failure {
     BadTokens { path: PathBuf, word: String },
     #[error("standard input and output: {0}")]
     Pipe(#[from] std::io::Error),
+    #[error("{failed} of {all} entries could not be measured; see above")]
+    Unmeasured { failed: usize, all: usize },
+    #[error("something that is required is missing or unusable; see above")]
+    Incomplete,
     #[error("the devices do not agree")]
     Disagree,
 }
@@ -112,7 +122,9 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -229,11 +229,10 @@ fn blocks_per_sm(kernel: &Kernel) -> u64 {
         (u64::from(r.registers) * 32).next_multiple_of(sm::REGISTER_UNIT) * warps
     });
     let by_registers = sm::REGISTERS.checked_div(registers).unwrap_or(sm::BLOCKS);
-    (sm::THREADS / (warps * 32))
+    let most = (sm::THREADS / (warps * 32))
         .min(sm::SMEM_BYTES / smem)
-        .min(by_registers)
-        .min(sm::BLOCKS)
-        .max(1)
+        .min(by_registers);
+    most.clamp(1, sm::BLOCKS)
 }
 
 #[cfg(test)]

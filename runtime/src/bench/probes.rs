@@ -377,12 +377,7 @@ mod tests {
                 continue;
             }
             let dir = tempfile::tempdir().expect("a folder");
-            let probes = [
-                copy(),
-                empty(),
-                matrix(Matrix::Fp8),
-                matrix(Matrix::Bf16),
-            ];
+            let probes = [copy(), empty(), matrix(Matrix::Fp8), matrix(Matrix::Bf16)];
             for (i, ptx) in probes.iter().enumerate() {
                 let file = dir.path().join(format!("{i}.ptx"));
                 std::fs::write(&file, ptx).expect("writes");

@@ -245,7 +245,8 @@ impl Api {
 
 /// A library that is not there, or one that the system's loader refuses.
 fn not_loaded(name: &str, err: &libloading::Error) -> DeviceError {
-    let message = err.to_string();
+    // The loader's own words are the error's source.
+    let message = core::error::Error::source(err).map_or(err.to_string(), ToString::to_string);
     // The loader speaks of the file itself when it is not there, and of others when one that it needs is missing.
     let missing = format!("{name}: cannot open shared object file");
     if cfg!(windows) || message.contains(&missing) {

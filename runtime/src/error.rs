@@ -207,9 +207,9 @@ pub enum DeviceError {
         /// CUDA version of the driver, e.g. `12.2`.
         found: String,
         /// CUDA version that is needed.
-        needed: Box<str>,
+        needed: String,
         /// What needs it.
-        why: String,
+        why: Box<str>,
     },
     /// A driver, but no GPU.
     #[error(

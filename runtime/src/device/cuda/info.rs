@@ -8,7 +8,7 @@ use core::ffi::{CStr, c_int};
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute as Attribute};
 
 use super::failure::{Failure, NO_DEVICE, call};
-use super::symbols::{Api, version_text};
+use super::symbols::{Api, NEEDED_VERSION, too_old, version_text};
 use crate::error::DeviceError;
 
 /// What the driver says about one GPU.
@@ -66,16 +66,17 @@ pub fn probe_cuda() -> Result<CudaProbe, DeviceError> {
 /// The initialised driver and its version.
 pub(super) fn start() -> Result<(&'static Api, String), DeviceError> {
     let api = Api::get()?;
+    let version = api.version().map_err(|failure| failure.error(api))?;
+    if version < NEEDED_VERSION {
+        let why = "kernels' parameters are asked for with `cuFuncGetParamInfo`";
+        return Err(too_old(Some(version), why.to_owned()));
+    }
     // SAFETY: the only flag is 0.
     let initialised = unsafe { call!(api, cuInit(0)) };
     initialised.map_err(|failure| match failure.code {
         NO_DEVICE => DeviceError::NoGpu,
         _ => failure.error(api),
     })?;
-    let mut version = 0;
-    // SAFETY: writes one int.
-    let asked = unsafe { call!(api, cuDriverGetVersion(&raw mut version)) };
-    asked.map_err(|failure| failure.error(api))?;
     Ok((api, version_text(version)))
 }
 

@@ -228,7 +228,12 @@ impl CudaDevice {
         }
         self.upload_small(&[(variable, &words)], 2 * words.len())?;
         // Other streams are not ordered after the copy.
-        self.drain_main()
+        let drained = self.drain_main();
+        if drained.is_err() {
+            // The module goes with this error, and the copy may still be under way into it.
+            let _ = self.drain_main();
+        }
+        drained
     }
 
     /// Allows a kernel what this launch needs beyond the usual.

@@ -21,6 +21,7 @@ use cudarc::driver::sys::{
 };
 use libloading::Library;
 
+use super::failure::{Failure, call};
 use crate::error::DeviceError;
 
 /// Oldest CUDA version of a driver that has all of the functions below, as the driver writes it.
@@ -224,22 +225,31 @@ impl Api {
     fn load() -> Result<Self, DeviceError> {
         // SAFETY: the driver's initialisers are made to run in any process that asks for CUDA.
         let library = unsafe { Library::new(LIBRARY) }.map_err(|err| not_loaded(LIBRARY, &err))?;
-        let version = library_version(&library);
-        let too_old = |why: String| DeviceError::DriverTooOld {
-            found: version.map_or_else(|| "an unknown version".to_owned(), version_text),
-            needed: version_text(NEEDED_VERSION).into(),
-            why,
-        };
         let found = Self::find(&library);
+        let version = match found {
+            Ok(_) => None,
+            Err(_) => library_version(&library),
+        };
         // The driver starts threads and exit handlers of its own: it stays loaded whatever comes.
         core::mem::forget(library);
-        let api = found.map_err(|name| too_old(format!("it has no function `{name}`")))?;
-        if version.is_some_and(|version| version < NEEDED_VERSION) {
-            return Err(too_old(
-                "kernels' parameters are asked for with `cuFuncGetParamInfo`".to_owned(),
-            ));
-        }
-        Ok(api)
+        found.map_err(|name| too_old(version, format!("it has no function `{name}`")))
+    }
+
+    /// The driver's CUDA version; may be asked before the driver is initialised.
+    pub fn version(&self) -> Result<i32, Failure> {
+        let mut version = 0;
+        // SAFETY: writes one int.
+        unsafe { call!(self, cuDriverGetVersion(&raw mut version)) }?;
+        Ok(version)
+    }
+}
+
+/// The error of a driver of this version.
+pub(super) fn too_old(version: Option<i32>, why: String) -> DeviceError {
+    DeviceError::DriverTooOld {
+        found: version.map_or_else(|| "an unknown version".to_owned(), version_text),
+        needed: version_text(NEEDED_VERSION),
+        why: why.into(),
     }
 }
 
@@ -262,7 +272,7 @@ fn not_loaded(name: &str, err: &libloading::Error) -> DeviceError {
     }
 }
 
-/// The driver's CUDA version, asked before anything else is known of it.
+/// The CUDA version of a driver that lacks functions.
 fn library_version(library: &Library) -> Option<i32> {
     type Version = unsafe extern "C" fn(*mut c_int) -> c_uint;
     // SAFETY: the type of `cuDriverGetVersion` has been the same in every version.

@@ -385,7 +385,8 @@ impl CudaDevice {
             }
             Err(failure) => {
                 let err = self.failed(failure);
-                self.await_stream(stream, self.timeout)?;
+                // Whatever the wait says, the first failure is the one to report.
+                let _ = self.await_stream(stream, self.timeout);
                 Err(err)
             }
         }

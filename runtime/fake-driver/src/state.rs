@@ -120,7 +120,11 @@ pub fn with<T>(f: impl FnOnce(&mut Driver) -> T) -> T {
 /// Starts anew, as a fresh process would.
 pub fn reset() {
     let mut guard = DRIVER.lock().unwrap_or_else(PoisonError::into_inner);
-    *guard = Some(Driver::new(Settings::from_env()));
+    let next = guard.as_ref().map(|d| d.next);
+    let mut driver = Driver::new(Settings::from_env());
+    // Handles from before stay unknown.
+    driver.next = next.unwrap_or(driver.next);
+    *guard = Some(driver);
     CURRENT.set(0);
 }
 
@@ -129,7 +133,7 @@ pub fn call(name: &'static CStr, needs: Needs, f: impl FnOnce(&mut Driver) -> An
     call_or(name, needs, |_| (), f)
 }
 
-/// [`call`] for calls of which a part happens even when they fail by a test's wish.
+/// [`call`] for calls of which a part happens even when they fail by a test's wish, or after a sticky error.
 pub fn call_or(
     name: &'static CStr,
     needs: Needs,
@@ -213,6 +217,8 @@ impl Driver {
         if let (Some(code), true) = (self.sticky, needs.init) {
             if needs.release {
                 let _ = f(self);
+            } else {
+                injected(self);
             }
             return Err(code);
         }

@@ -7,7 +7,7 @@
 //!   cuMemSetAccess       from here on copies and kernels may touch it
 //! ```
 //!
-//! Bytes live in the reservation while they are mapped and in the physical object while they are not, so that
+//! Bytes live in the reservation; when its place is needed by others they move into the physical object, so that
 //! memory that is unmapped here and mapped there takes its bytes along. One piece of memory at two places at once
 //! is not supported: the program under test does not need it.
 
@@ -33,8 +33,18 @@ pub struct Physical {
     pub held: bool,
     /// Where it is mapped.
     mapped: Option<u64>,
-    /// Its bytes while it is not mapped; empty before the first time.
-    content: Vec<u8>,
+    /// Its bytes while it is not mapped.
+    content: Content,
+}
+
+/// Bytes of memory that is not mapped.
+enum Content {
+    /// It never was.
+    Fresh,
+    /// Still where it was mapped last; nothing else was mapped there since.
+    Left(u64),
+    /// Saved when something else was.
+    Saved(Vec<u8>),
 }
 
 /// From `cuMemMap`.
@@ -123,6 +133,7 @@ pub unsafe extern "C" fn cuMemAddressFree(at: DevicePtr, bytes: usize) -> CUresu
         if known.bytes != bytes as u64 || d.mappings.range(at..end).next().is_some() {
             return Err(codes::INVALID_VALUE);
         }
+        d.save_left(&(at..end))?;
         d.reservations.remove(&at);
         d.gpu().unreserve(at).map_err(|_| codes::UNKNOWN)
     })
@@ -149,7 +160,7 @@ pub unsafe extern "C" fn cuMemCreate(
             bytes,
             held: true,
             mapped: None,
-            content: Vec::new(),
+            content: Content::Fresh,
         };
         d.physical.insert(handle, physical);
         // SAFETY: the caller's place for the result.
@@ -187,20 +198,7 @@ pub unsafe extern "C" fn cuMemMap(
         if physical.mapped.is_some() {
             return Err(codes::NOT_SUPPORTED);
         }
-        let poison = d.settings.poison.unwrap_or(0);
-        let host = d.gpu().reserved(at, bytes).ok_or(codes::UNKNOWN)?;
-        if let Some(physical) = d.physical.get_mut(&handle) {
-            physical.mapped = Some(at);
-            let content = std::mem::take(&mut physical.content);
-            // SAFETY: the reservation has `bytes` bytes at `host`; content is empty or as many.
-            unsafe {
-                if content.is_empty() {
-                    std::ptr::write_bytes(host, poison, bytes as usize);
-                } else {
-                    std::ptr::copy_nonoverlapping(content.as_ptr(), host, content.len());
-                }
-            }
-        }
+        d.bring(handle, at, bytes)?;
         let mapping = Mapping {
             bytes,
             physical: handle,
@@ -298,6 +296,54 @@ impl Driver {
         }
     }
 
+    /// Puts the bytes of physical memory where it is to be mapped.
+    fn bring(&mut self, handle: u64, at: u64, bytes: u64) -> Answer {
+        let gpu = self.gpu();
+        let host = |at| gpu.reserved(at, bytes).ok_or(codes::UNKNOWN);
+        let to = host(at)?;
+        let Some(physical) = self.physical.get_mut(&handle) else {
+            return Err(codes::INVALID_VALUE);
+        };
+        physical.mapped = Some(at);
+        let content = std::mem::replace(&mut physical.content, Content::Fresh);
+        let len = bytes as usize;
+        if !matches!(content, Content::Left(from) if from == at) {
+            self.save_left(&(at..at + bytes))?;
+        }
+        match (content, self.settings.poison) {
+            // SAFETY: the reservation has `len` bytes at `to`.
+            (Content::Fresh, Some(byte)) => unsafe { std::ptr::write_bytes(to, byte, len) },
+            (Content::Fresh, None) => {}
+            (Content::Left(from), _) => {
+                // SAFETY: both lie in reservations; whole granules are the same or apart.
+                unsafe { std::ptr::copy(host(from)?, to, len) };
+            }
+            // SAFETY: as many bytes were saved.
+            (Content::Saved(from), _) => unsafe {
+                std::ptr::copy_nonoverlapping(from.as_ptr(), to, len.min(from.len()));
+            },
+        }
+        Ok(())
+    }
+
+    /// Saves bytes that were left in a range that is about to be used, or to go.
+    fn save_left(&mut self, range: &Range<u64>) -> Answer {
+        let gpu = self.gpu();
+        for physical in self.physical.values_mut().filter(|p| p.held) {
+            if let Content::Left(at) = physical.content
+                && at < range.end
+                && range.start < at + physical.bytes
+            {
+                let host = gpu.reserved(at, physical.bytes).ok_or(codes::UNKNOWN)?;
+                let len = physical.bytes as usize;
+                // SAFETY: the reservation has as many bytes there.
+                let bytes = unsafe { std::slice::from_raw_parts(host, len) };
+                physical.content = Content::Saved(bytes.to_vec());
+            }
+        }
+        Ok(())
+    }
+
     fn unmap(&mut self, start: u64) -> Answer {
         let Some(mapping) = self.mappings.remove(&start) else {
             return Err(codes::INVALID_VALUE);
@@ -307,14 +353,9 @@ impl Driver {
             gpu.unmap(start, mapping.bytes)
                 .map_err(|_| codes::UNKNOWN)?;
         }
-        let host = gpu.reserved(start, mapping.bytes).ok_or(codes::UNKNOWN)?;
         if let Some(physical) = self.physical.get_mut(&mapping.physical) {
             physical.mapped = None;
-            if physical.held {
-                let len = mapping.bytes as usize;
-                // SAFETY: the reservation has as many bytes there.
-                physical.content = unsafe { std::slice::from_raw_parts(host, len) }.to_vec();
-            }
+            physical.content = Content::Left(start);
         }
         self.drop_unused(mapping.physical);
         Ok(())

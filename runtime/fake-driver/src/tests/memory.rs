@@ -175,6 +175,18 @@ fn pages_are_mapped_as_they_are_needed() {
         t.read(base + 2 * PAGE as u64, 2),
         [0x0101_0102, 0x0101_0101]
     );
+    // Also when others take their place before they are mapped again.
+    ok(unsafe { cuMemUnmap(base + 2 * PAGE as u64, PAGE) });
+    let c = physical();
+    map(base + 2 * PAGE as u64, c);
+    assert_eq!(t.read(base + 2 * PAGE as u64, 1), [u32::MAX]);
+    ok(unsafe { cuMemUnmap(base + 2 * PAGE as u64, PAGE) });
+    ok(unsafe { cuMemRelease(c) });
+    map(base + 2 * PAGE as u64, b);
+    assert_eq!(
+        t.read(base + 2 * PAGE as u64, 2),
+        [0x0101_0102, 0x0101_0101]
+    );
     assert_eq!(
         unsafe { cuMemMap(base, PAGE, 0, b, 0) },
         codes::INVALID_VALUE,

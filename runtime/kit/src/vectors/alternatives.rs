@@ -384,27 +384,38 @@ fn shifted(m: i128, shift: i32, rounding: Rounding) -> i128 {
     }
 }
 
-/// Most tiles of a batch with, and as many without mismatches, that alternatives are tried on.
-const TILES: usize = 4;
+/// Results of a tile to try alternatives on.
+pub(super) struct Sample<'a> {
+    tile: &'a Tile,
+    results: &'a [u32],
+    at: Vec<usize>,
+}
 
-/// Counts what each alternative misses of some tiles of a batch.
+/// Results that are tried of a tile whether they differ or not.
+const SPREAD: usize = 64;
+
+impl<'a> Sample<'a> {
+    /// The results that differ, as far as they are listed, and some of the others.
+    pub fn new(tile: &'a Tile, results: &'a [u32], differing: &[usize]) -> Self {
+        // Odd, so that columns and rows vary.
+        let stride = (results.len() / SPREAD).max(1) | 1;
+        let others = (0..results.len()).step_by(stride);
+        let others = others.filter(|i| !differing.contains(i));
+        Self {
+            tile,
+            results,
+            at: differing.iter().copied().chain(others).collect(),
+        }
+    }
+}
+
+/// Counts what each alternative misses of some results.
 #[derive(Default)]
 pub(super) struct Alternatives(Vec<AlternativeReport>);
 
 impl Alternatives {
-    /// Tries all of them on some tiles: those with mismatches must come to agree, the others must stay so.
-    pub fn add<'a>(
-        &mut self,
-        types: Types,
-        form: Form,
-        wrong: impl Iterator<Item = (&'a Tile, &'a Vec<u32>)>,
-        right: impl Iterator<Item = (&'a Tile, &'a Vec<u32>)>,
-    ) {
-        let mut tiles: Vec<_> = wrong.take(TILES).collect();
-        if tiles.is_empty() {
-            return;
-        }
-        tiles.extend(right.take(TILES));
+    /// Tries all of them: what differs from the model must come to agree, the rest must stay so.
+    pub fn add(&mut self, types: Types, form: Form, samples: &[Sample<'_>]) {
         let adders = Adder::all(types);
         if self.0.is_empty() {
             self.0 = adders
@@ -419,14 +430,13 @@ impl Alternatives {
         let missed: Vec<u64> = adders
             .par_iter()
             .map(|(_, adder)| {
-                let missed = |(tile, results): (&Tile, &Vec<u32>)| {
-                    missed(*adder, types, form, tile, results)
-                };
-                tiles.iter().copied().map(missed).sum()
+                let missed = |sample: &Sample<'_>| missed(*adder, types, form, sample);
+                samples.iter().map(missed).sum()
             })
             .collect();
         for (report, missed) in self.0.iter_mut().zip(missed) {
-            report.results += (tiles.len() * form.results()) as u64;
+            let tried = samples.iter().map(|sample| sample.at.len() as u64);
+            report.results += tried.sum::<u64>();
             report.mismatches += missed;
         }
     }
@@ -439,26 +449,26 @@ impl Alternatives {
     }
 }
 
-/// Results of a tile that an adder does not give; NaN agrees with NaN.
-fn missed(adder: Adder, types: Types, form: Form, tile: &Tile, results: &[u32]) -> u64 {
-    let mut d = if form.scale_d {
-        tile.c.clone()
-    } else {
-        vec![0; form.results()]
-    };
+/// Results of a sample that an adder does not give; NaN agrees with NaN.
+fn missed(adder: Adder, types: Types, form: Form, sample: &Sample<'_>) -> u64 {
+    let tile = sample.tile;
+    let first = |i: usize| if form.scale_d { tile.c[i] } else { 0 };
+    let mut d: Vec<u32> = sample.at.iter().map(|&i| first(i)).collect();
     let (mut a, mut b) = (wgmma::Tile::default(), wgmma::Tile::default());
     for step in 0..form.steps {
         let part = |rows: usize| step * rows * K_BYTES..(step + 1) * rows * K_BYTES;
         a.load(types.a, &tile.a[part(M)], M, false);
         b.load(types.b, &tile.b[part(form.n)], form.n, false);
-        for (i, d) in d.iter_mut().enumerate() {
+        for (d, i) in d.iter_mut().zip(&sample.at) {
             *d = adder.add(types, a.row(i / form.n), b.row(i % form.n), *d);
         }
     }
     let format = types.accumulator.format();
     let differs = |x: u32, y: u32| x != y && !(format.is_nan(x) && format.is_nan(y));
-    let pairs = d.iter().zip(results);
-    pairs.filter(|&(&x, &y)| differs(x, y)).count() as u64
+    let pairs = d.iter().zip(&sample.at);
+    pairs
+        .filter(|&(&d, &i)| differs(d, sample.results[i]))
+        .count() as u64
 }
 
 #[cfg(test)]
@@ -487,7 +497,9 @@ mod tests {
                 for number in 0..2 {
                     let tile = Tile::new(9, types, form, class, number);
                     let model = super::super::probe::model(types, form, &tile);
-                    let wrong = missed(Adder::model(types), types, form, &tile, &model);
+                    let all: Vec<usize> = (0..form.results()).collect();
+                    let sample = Sample::new(&tile, &model, &all);
+                    let wrong = missed(Adder::model(types), types, form, &sample);
                     assert_eq!(wrong, 0, "{} {class:?}", types.name());
                 }
             }
@@ -514,8 +526,10 @@ mod tests {
                 .map(|tile| super::super::probe::model(types, form, tile))
                 .collect();
             for (name, adder) in Adder::all(types).into_iter().skip(1) {
+                let all: Vec<usize> = (0..form.results()).collect();
                 let mut pairs = tiles.iter().zip(&model);
-                let differs = pairs.any(|(tile, d)| missed(adder, types, form, tile, d) > 0);
+                let differs = pairs
+                    .any(|(tile, d)| missed(adder, types, form, &Sample::new(tile, d, &all)) > 0);
                 *apart.entry(name).or_insert(false) |= differs;
             }
         }
@@ -537,31 +551,20 @@ mod tests {
                 .iter()
                 .map(|tile| results(adder, types, form, tile))
                 .collect();
-            let (mut wrong, mut right) = (Vec::new(), Vec::new());
-            for pair in tiles.iter().zip(&device) {
-                let model = Adder::model(types);
-                match missed(model, types, form, pair.0, pair.1) {
-                    0 => right.push(pair),
-                    _ => wrong.push(pair),
-                }
-            }
+            let samples: Vec<Sample<'_>> = tiles
+                .iter()
+                .zip(&device)
+                .map(|(tile, d)| {
+                    let model = super::super::probe::model(types, form, tile);
+                    let differing = (0..d.len()).filter(|&i| d[i] != model[i]);
+                    Sample::new(tile, d, &differing.collect::<Vec<_>>())
+                })
+                .collect();
             let mut alternatives = Alternatives::default();
-            alternatives.add(types, form, wrong.into_iter(), right.into_iter());
+            alternatives.add(types, form, &samples);
             let nearest = alternatives.nearest();
             assert_eq!((nearest[0].mismatches, &nearest[0].what), (0, &name));
             assert!(nearest[1].mismatches > 0, "{nearest:#?}");
         }
-    }
-
-    /// Where nothing differs, nothing is tried.
-    #[test]
-    fn agreement_needs_no_alternative() {
-        let types = Types::ALL[0];
-        let form = Form::all(types)[1];
-        let mut alternatives = Alternatives::default();
-        let (tiles, device) = (tiles(types, form, 1), vec![0; form.results()]);
-        let right = tiles.iter().map(|tile| (tile, &device));
-        alternatives.add(types, form, std::iter::empty(), right);
-        assert!(alternatives.nearest().is_empty());
     }
 }

@@ -33,7 +33,7 @@ pub use report::{
 };
 pub use types::{Accumulator, Types};
 
-use alternatives::Alternatives;
+use alternatives::{Alternatives, Sample};
 use form::Form;
 use inputs::{Class, Tile};
 use probe::Probe;
@@ -171,13 +171,10 @@ fn probe_types(
                     compare(&probe, tile, *job, results, by_bits, options.keep)
                 })
                 .collect();
-            let of = |wrong: bool| {
-                let tiles = tiles.iter().zip(&results).zip(&found);
-                tiles
-                    .filter(move |(_, found)| (found.mismatches > 0) == wrong)
-                    .map(|(tile, _)| tile)
-            };
-            alternatives.add(types, *form, of(true), of(false));
+            let samples = samples(batch, &tiles, &results, &found);
+            if !samples.is_empty() {
+                alternatives.add(types, *form, &samples);
+            }
             let name = form.name(types);
             for (job, found) in batch.iter().zip(found) {
                 found.count(&mut reports[job.class], &name, form.results(), options.keep);
@@ -193,10 +190,47 @@ fn probe_types(
     })
 }
 
+/// Places of mismatches that are kept of one tile.
+const LISTED: usize = 64;
+/// Tiles without mismatches that alternatives are tried on.
+const AGREEING: usize = 4;
+
+/// What alternatives are tried on: the first tile of each class with mismatches, and some without; nothing when
+/// all agrees.
+fn samples<'a>(
+    jobs: &[Job],
+    tiles: &'a [Tile],
+    results: &'a [Vec<u32>],
+    found: &[Found],
+) -> Vec<Sample<'a>> {
+    let mut classes = Vec::new();
+    let mut agreeing = 0;
+    let all = jobs.iter().zip(tiles).zip(results).zip(found);
+    let samples = all.filter_map(|(((job, tile), results), found)| {
+        let wanted = if found.mismatches == 0 {
+            agreeing += 1;
+            agreeing <= AGREEING
+        } else if classes.contains(&job.class) {
+            false
+        } else {
+            classes.push(job.class);
+            true
+        };
+        wanted.then(|| Sample::new(tile, results, &found.at))
+    });
+    let samples = samples.collect();
+    if classes.is_empty() {
+        return Vec::new();
+    }
+    samples
+}
+
 /// Differences of one tile.
 #[derive(Default)]
 struct Found {
     mismatches: u64,
+    /// Where the first of them are.
+    at: Vec<usize>,
     max_ulps: u64,
     first: Vec<Mismatch>,
 }
@@ -215,6 +249,9 @@ fn compare(
             continue;
         }
         found.mismatches += 1;
+        if found.at.len() < LISTED {
+            found.at.push(i);
+        }
         found.max_ulps = found.max_ulps.max(probe.ulps(device, model).unwrap_or(0));
         if found.first.len() < keep {
             found

@@ -225,6 +225,12 @@ fn wrong_results_are_found() {
     assert_eq!((first.row, first.column, first.ulps), (1, 2, Some(1 << 10)));
     assert_eq!((first.a.len(), first.a[0].len()), (form.steps, 64));
     assert_eq!(first.a[0][..2], format!("{:02x}", tile.a[32]));
+    // Alternatives are tried on tiles with mismatches, and on none where there are none.
+    assert_eq!(found.at, [form.n + 2, form.n + 3]);
+    let tiles = [tile];
+    let tried = samples(&[job], &tiles, &results, std::slice::from_ref(&found));
+    assert_eq!(tried.len(), 1);
+    assert!(samples(&[job], &tiles, &results, &[Found::default()]).is_empty());
     let mut report = ClassReport {
         class: "narrow",
         what: "",

@@ -5,8 +5,11 @@
 
 #[path = "../../fake-driver/tests/support/mod.rs"]
 mod fake;
+mod model;
 mod open;
 mod orders;
+#[path = "../support/rows.rs"]
+mod rows;
 mod sweep;
 mod timeouts;
 mod work;

@@ -4,10 +4,12 @@
 //! Holds: nothing is reserved by a call that failed; new pages of a reservation are zero for the work that is given
 //! to the main stream afterwards.
 //!
-//!     alloc       one cuMemAlloc
-//!     alloc_plan  one cuMemAlloc, buffers one after another at multiples of 256
-//!     reserve     cuMemAddressReserve; each commit adds a page behind the last:
-//!                 | page | page | page | no memory yet ... |
+//! ```text
+//! alloc       one cuMemAlloc
+//! alloc_plan  one cuMemAlloc, buffers one after another at multiples of 256
+//! reserve     cuMemAddressReserve; each commit adds a page behind the last:
+//!             | page | page | page | no memory yet ... |
+//! ```
 
 use std::collections::BTreeMap;
 

@@ -4,9 +4,11 @@
 //! Holds: a graph has one kernel node a launch, in order; a node's launch is the one that it was last set to, also
 //! when setting another one failed; a graph that no longer fits is made again.
 //!
-//!     1st time   launched one by one: the driver loads what it loads late
-//!     2nd time   captured: the launches become the nodes of a graph, which runs
-//!     later      nodes whose grid or parameters changed are set, then the graph runs
+//! ```text
+//! 1st time   launched one by one: the driver loads what it loads late
+//! 2nd time   captured: the launches become the nodes of a graph, which runs
+//! later      nodes whose grid or parameters changed are set, then the graph runs
+//! ```
 
 use core::ptr;
 

@@ -5,8 +5,10 @@
 //!
 //! A kernel that waits for an mbarrier longer than its limit stores, through the module's variable `mcc_status`,
 //!
-//!     word 0   0x4D43 | site (16 bits) | linear block index (32 bits)
-//!     word 1   nanoseconds waited (48 bits) | linear thread index (16 bits)
+//! ```text
+//! word 0   0x4D43 | site (16 bits) | linear block index (32 bits)
+//! word 1   nanoseconds waited (48 bits) | linear thread index (16 bits)
+//! ```
 //!
 //! and traps.
 

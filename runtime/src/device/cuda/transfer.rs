@@ -11,8 +11,10 @@
 //! Large ones (weights) go through a ring of slots, each with an event, on a stream of their own, so that the host
 //! fills a slot while others are copied and the main stream works on. Two events keep the promised order:
 //!
-//!     main:  ... launch ── main_mark ──┐              ┌─► launch ...
-//!     copy:                            └─► upload ── uploaded
+//! ```text
+//! main:  ... launch ── main_mark ──┐              ┌─► launch ...
+//! copy:                            └─► upload ── uploaded
+//! ```
 //!
 //! [`Device`]: crate::device::Device
 

@@ -464,12 +464,15 @@ fn consume<'k>(
         position.advance();
     });
 
-    // Divide by the sums and store. A row sees at least its own key, so its sum is not zero.
-    let total = softmax.sum.map(|s| k.reduce(s.get(), 4, |a, b| a + b));
+    // Divide by the sums and store. A row sees at least its own key, so its sum is not zero. One division a row:
+    // one a value would be most of the kernel's code, each with a path for subnormals.
+    let inverse = softmax
+        .sum
+        .map(|s| k.f32(1.0) / k.reduce(s.get(), 4, |a, b| a + b));
     let values: Vec<_> = output
         .iter()
         .enumerate()
-        .map(|(i, o)| o.get() / if i % 4 < 2 { total[0] } else { total[1] })
+        .map(|(i, o)| o.get() * inverse[i % 4 / 2])
         .collect();
     let out = k.arg_global(Args::OUT);
     let (token_stride, head_stride) = (k.arg_i32(Args::OUT_TOKEN), k.arg_i32(Args::OUT_HEAD));

@@ -44,24 +44,32 @@ const HOST_ALIGN: usize = 256;
 /// Host bytes behind device addresses.
 #[derive(Debug)]
 struct Backing {
+    /// The first byte, aligned to [`HOST_ALIGN`].
     host: *mut u8,
+    /// What the system gave.
+    base: *mut u8,
     layout: Layout,
 }
 
 impl Backing {
     fn zeroed(bytes: u64) -> Result<Arc<Backing>, SimError> {
+        // Zeroed memory of a plain alignment comes untouched from the system; of a larger one it would be written,
+        // and a reservation of many gigabytes with it. So align within.
         let layout = usize::try_from(bytes)
             .ok()
-            .and_then(|n| Layout::from_size_align(n.max(1), HOST_ALIGN).ok())
+            .and_then(|n| n.checked_add(HOST_ALIGN))
+            .and_then(|n| Layout::from_size_align(n, 16).ok())
             .ok_or_else(|| SimError::Memory(format!("{bytes} bytes are too many")))?;
         // SAFETY: the size is not zero.
-        let host = unsafe { alloc_zeroed(layout) };
-        if host.is_null() {
+        let base = unsafe { alloc_zeroed(layout) };
+        if base.is_null() {
             return Err(SimError::Memory(format!(
                 "the host has no {bytes} bytes left"
             )));
         }
-        Ok(Arc::new(Backing { host, layout }))
+        // SAFETY: there are `HOST_ALIGN` bytes more than asked for.
+        let host = unsafe { base.add(base.align_offset(HOST_ALIGN)) };
+        Ok(Arc::new(Backing { host, base, layout }))
     }
 }
 
@@ -74,7 +82,7 @@ unsafe impl Sync for Backing {}
 impl Drop for Backing {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout in `Backing::zeroed`.
-        unsafe { dealloc(self.host, self.layout) }
+        unsafe { dealloc(self.base, self.layout) }
     }
 }
 

@@ -78,7 +78,7 @@ fn options() -> CheckOptions {
 #[test]
 fn equal_devices_agree() {
     let report = run(rows::bundle(), rows::bundle(), &options()).expect("runs");
-    assert!(report.passed, "{report}");
+    assert!(report.passed && report.complete, "{report}");
     // 1, 16 (the bound), 7 and 2 rows, with two seeds each; every row is written by both kernels.
     assert_eq!(report.cases.len(), 8);
     assert_eq!(report.elements(), 2 * 2 * 8 * (1 + 16 + 7 + 2));
@@ -295,5 +295,11 @@ fn unknown_entries_and_sizes_are_refused() {
     let mut none = options();
     none.limit = Some(std::time::Duration::ZERO);
     let report = run(rows::bundle(), rows::bundle(), &none).expect("runs");
-    assert_eq!((report.passed, report.skipped.len()), (false, 8));
+    assert_eq!((report.passed, report.complete), (false, false));
+    assert_eq!(report.skipped.len(), 8);
+    assert!(
+        report
+            .to_string()
+            .contains("never launched: gather_rows, add_rows")
+    );
 }

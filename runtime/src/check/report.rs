@@ -20,8 +20,10 @@ pub struct CheckReport {
     pub reference: DeviceReport,
     /// The device that is checked.
     pub subject: DeviceReport,
-    /// Whether everything agreed as far as it must.
+    /// Whether everything that ran agreed as far as it must.
     pub passed: bool,
+    /// Whether every case ran and every kernel was launched.
+    pub complete: bool,
     /// Time of the whole check.
     pub seconds: f64,
     /// Weight buffers as they arrived.
@@ -180,6 +182,7 @@ impl CheckReport {
             reference: device(reference),
             subject: device(subject),
             passed: false,
+            complete: false,
             seconds: 0.0,
             weights: WeightsReport::default(),
             kernels: kernels.collect(),
@@ -197,8 +200,14 @@ impl CheckReport {
         self.kernels.iter().map(|kernel| kernel.elements).sum()
     }
 
-    /// Sets [`Self::passed`].
+    /// Kernels that no case launched.
+    fn untested(&self) -> impl Iterator<Item = &KernelReport> {
+        self.kernels.iter().filter(|kernel| kernel.launches == 0)
+    }
+
+    /// Sets [`Self::passed`] and [`Self::complete`].
     pub(super) fn judge(&mut self) {
+        self.complete = self.skipped.is_empty() && self.untested().next().is_none();
         self.passed = self.elements() > 0
             && self.weights.differing.is_empty()
             && self.kernels.iter().all(|kernel| kernel.outside == 0)
@@ -319,10 +328,21 @@ impl fmt::Display for CheckReport {
         for case in &self.skipped {
             writeln!(f, "not run: {case}")?;
         }
+        let untested: Vec<&str> = self
+            .untested()
+            .map(|kernel| kernel.kernel.as_str())
+            .collect();
+        if !untested.is_empty() {
+            writeln!(f, "never launched: {}", untested.join(", "))?;
+        }
+        let verdict = match (self.passed, self.complete) {
+            (false, _) => "FAILED",
+            (true, false) => "passed, incomplete",
+            (true, true) => "passed",
+        };
         writeln!(
             f,
-            "{}: {} cases, {} elements, {:.1} s",
-            if self.passed { "passed" } else { "FAILED" },
+            "{verdict}: {} cases, {} elements, {:.1} s",
             self.cases.len(),
             self.elements(),
             self.seconds

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use mcc_bundle::{BufferKind, DimValues, Entry, Manifest, Operand, Step, View, sha256_hex};
+use mcc_bundle::{
+    BufferKind, DType, DimValues, Entry, Manifest, Operand, Step, View, WeightParam, sha256_hex,
+};
 
 use super::agreement::Agreement;
 use super::compare::compare;
@@ -78,9 +80,7 @@ impl<'a> Lockstep<'a> {
         let mut all = || -> Result<(), RuntimeError> {
             let (mut a, mut b) = (Vec::new(), Vec::new());
             for param in &self.manifest.params {
-                for id in [Some(param.data), param.scales].into_iter().flatten() {
-                    let index = id.0 as usize;
-                    let bytes = self.manifest.buffers[index].bytes;
+                for (index, bytes) in parts(param) {
                     let mut equal = true;
                     for at in (0..bytes).step_by(PIECE_BYTES as usize) {
                         let len = (bytes - at).min(PIECE_BYTES) as usize;
@@ -92,7 +92,6 @@ impl<'a> Lockstep<'a> {
                         );
                         self.reference.device.read(from + at, &mut a)?;
                         self.subject.device.read(to + at, &mut b)?;
-                        // Buffers are rounded up; nothing is written behind the parameter.
                         equal &= a == b;
                         compared += len as u64;
                     }
@@ -310,6 +309,20 @@ impl<'a> Lockstep<'a> {
             })
             .collect()
     }
+}
+
+/// Buffers of a parameter with the bytes of its values. Buffers are longer, and what is behind the values is not
+/// defined.
+fn parts(param: &WeightParam) -> impl Iterator<Item = (usize, u64)> {
+    let none = DimValues::new();
+    let scales = param.ty.scale_extents(&none).unwrap_or_default();
+    // Validation has bounded both by their buffers.
+    let values = (param.data, param.ty.bytes(&none).unwrap_or(0));
+    let scales = param
+        .scales
+        .map(|id| (id, scales.iter().product::<u64>() * DType::F32.bytes()));
+    let parts = [Some(values), scales].into_iter().flatten();
+    parts.map(|(id, bytes)| (id.0 as usize, bytes))
 }
 
 fn case_report(entry: &Entry, dims: &DimValues, seed: u64) -> CaseReport {

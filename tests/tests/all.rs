@@ -8,12 +8,14 @@
 //! | [`round_trip`] | every text form reads back as what was printed |
 //! | [`build`] | two builds are equal byte for byte, and the manifest says what the program says |
 //! | [`bad_input`] | whatever is wrong with an input is said in words, and nothing is left behind |
+//! | [`cuda`] | the trained checkpoint through the CUDA driver API, on a driver over the simulator |
 //! | [`doctor`] | what a machine lacks is said with its cost and its remedy |
 //! | [`e2e`] | the trained checkpoint, built and run, against a reference of another make |
 
 mod bad_input;
 mod build;
 mod conformance;
+mod cuda;
 mod doctor;
 mod e2e;
 mod harness;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::failure::{Failure, NOT_READY};
 
-/// How long to ask without a pause: a decode step's last kernels, but not a prefill.
-const SPIN: Duration = Duration::from_micros(50);
+/// How long to ask without a pause: a short decode step, whose time a sleep of 50 us and more (the timer slack of
+/// Linux) would show in; longer ones do not see it.
+const SPIN: Duration = Duration::from_millis(1);
 
 /// Longest pause between questions.
 const LONGEST_PAUSE: Duration = Duration::from_micros(50);

@@ -2,11 +2,9 @@
 //! grows, on a driver that runs kernels in the simulator and streams as late as the API allows.
 //!
 //! Nothing here says that a GPU computes the same; it says that the runtime asks the driver for the same work
-//! that it asks the simulated device for. A driver is chosen when a process starts, so that the runs on it are
-//! child processes of the test.
+//! that it asks the simulated device for.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::{env, fs};
 
 use mcc::pack::pack;
@@ -18,6 +16,13 @@ use mcc_runtime::{
 use serde_json::{Value, json};
 
 use crate::sources::{tiny_built, tiny_dir};
+
+#[path = "../../runtime/fake-driver/tests/support/mod.rs"]
+mod fake;
+
+/// Variables that tell the child processes where the bundle and the expected result are.
+const BUNDLE: &str = "MCC_TEST_BUNDLE";
+const EXPECTED: &str = "MCC_TEST_EXPECTED";
 
 /// What a run gives: the tokens, and the bits of the prompt's logits.
 fn run(device: Box<dyn Device>, bundle: &Path) -> Value {
@@ -55,63 +60,37 @@ fn run(device: Box<dyn Device>, bundle: &Path) -> Value {
     Value::Array(runs.collect())
 }
 
-/// Builds the driver and gives the folder with its `libcuda.so.1`.
-fn driver(dir: &Path) -> PathBuf {
-    let output = Command::new(env!("CARGO"))
-        .args(["build", "-p", "mcc-fake-driver", "--message-format=json"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
-        .expect("cargo runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "the driver does not build: {said}");
-    let library = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "mcc_fake_driver")
-        .filter_map(|message| Some(message["filenames"][0].as_str()?.to_owned()))
-        .next()
-        .expect("a library");
-    std::os::unix::fs::symlink(library, dir.join("libcuda.so.1")).expect("a link");
-    dir.to_owned()
-}
-
 #[test]
 fn the_driver_gives_the_tokens_of_the_simulated_device() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (source, built) = tiny_built();
     let bundle = dir.path().join("tiny.mccb");
-    pack(source, built)
-        .expect("packs")
-        .write(&bundle)
-        .expect("writes");
-    let expected = run(Box::new(SimDevice::new(&DeviceOptions::default())), &bundle);
-
-    let libraries = driver(dir.path());
-    for order in ["late", "eager", "random:3"] {
-        let out = dir.path().join("run.json");
-        let child = Command::new(env::current_exe().expect("this test"))
-            .args(["cuda::on_the_driver", "--exact", "--ignored", "--nocapture"])
-            .env("LD_LIBRARY_PATH", &libraries)
-            .env("MCC_FAKE_CUDA", format!("order={order}"))
-            .env("MCC_TEST_BUNDLE", &bundle)
-            .env("MCC_TEST_OUT", &out)
-            .output()
-            .expect("it runs");
-        let said = String::from_utf8_lossy(&child.stderr);
-        assert!(child.status.success(), "{order}: {said}");
-        let found: Value =
-            serde_json::from_slice(&fs::read(&out).expect("its result")).expect("JSON");
-        fs::remove_file(&out).expect("it was there");
-        assert!(found == expected, "{order}: other tokens or logits");
+    let expected = dir.path().join("expected.json");
+    // The children find both where the parent has put them: they need not compile again.
+    if env::var_os(BUNDLE).is_none() {
+        let (source, built) = tiny_built();
+        pack(source, built)
+            .expect("packs")
+            .write(&bundle)
+            .expect("writes");
+        let device = SimDevice::new(&DeviceOptions::default());
+        fs::write(&expected, run(Box::new(device), &bundle).to_string()).expect("writes");
     }
-}
-
-#[test]
-#[ignore = "a child process of the test above, which names its driver and its bundle"]
-fn on_the_driver() {
-    let path = |name| PathBuf::from(env::var_os(name).expect("the parent test sets it"));
-    let device = open_device(DeviceKind::Cuda(0), &DeviceOptions::default())
-        .unwrap_or_else(|e| panic!("{e}"));
-    let result = run(device, &path("MCC_TEST_BUNDLE"));
-    fs::write(path("MCC_TEST_OUT"), result.to_string()).expect("writes");
+    for order in ["late", "eager", "random:3"] {
+        let driver = fake::Driver {
+            settings: &format!("order={order}"),
+            without: &[],
+        };
+        let variables = [(BUNDLE, bundle.as_path()), (EXPECTED, expected.as_path())];
+        let name = "cuda::the_driver_gives_the_tokens_of_the_simulated_device";
+        driver.run_with(name, &variables, |fake| {
+            let path = |name| PathBuf::from(env::var_os(name).expect("the parent sets it"));
+            let expected = fs::read_to_string(path(EXPECTED)).expect("the parent wrote it");
+            let device = open_device(DeviceKind::Cuda(0), &DeviceOptions::default())
+                .unwrap_or_else(|e| panic!("{e}"));
+            let found = run(device, &path(BUNDLE)).to_string();
+            assert!(found == expected, "other tokens or logits");
+            assert_eq!(fake.live(""), 0, "everything was given back");
+            assert_eq!(fake.complaints(), Vec::<String>::new());
+        });
+    }
 }

@@ -39,6 +39,14 @@ impl Driver<'_> {
     /// # Panics
     /// When the body does, in the parent as well.
     pub fn run(&self, test: &str, body: impl FnOnce(&Fake)) {
+        self.run_with(test, &[], body);
+    }
+
+    /// The same; the child also gets variables that name files.
+    ///
+    /// # Panics
+    /// When the body does, in the parent as well.
+    pub fn run_with(&self, test: &str, variables: &[(&str, &Path)], body: impl FnOnce(&Fake)) {
         if std::env::var_os(CHILD).is_some() {
             return body(&Fake::load());
         }
@@ -52,6 +60,7 @@ impl Driver<'_> {
             .env(CHILD, "1")
             .env("MCC_FAKE_CUDA", self.settings)
             .env("LD_LIBRARY_PATH", folder)
+            .envs(variables.iter().copied())
             .output()
             .expect("a test starts itself");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -98,6 +98,11 @@ impl CudaDevice {
             static_shared_bytes: attribute(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
             max_threads: attribute(Attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
         };
+        // An SM changes its split between L1 and shared memory only while it is empty: kernels that want different
+        // splits cannot overlap. All ask for the same (CUDA programming guide, "Shared Memory", preferred carve-out).
+        let carveout = Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        self.set_attribute(raw, carveout, 100)
+            .map_err(|failure| self.failed(failure))?;
         self.connect_status(&module)?;
         self.functions.push(Function {
             raw,

@@ -26,22 +26,24 @@ pub struct Setting {
 }
 
 /// No case of a check begins later than that; the cases left out are in its report.
-const CHECK_SECONDS: &str = "45";
+const CHECK_SECONDS: &str = "30";
 
 /// Repeats that must give one hash.
 const REPEATS: usize = 1000;
 
-/// Peers' scripts: name, title, seconds.
+/// Peers' scripts: name, title, seconds after which no row is begun.
 const PEERS: [(&str, &str, u64); 4] = [
     (
         "machine",
         "peers: copy bandwidth and matrix peak through torch",
-        40,
+        15,
     ),
-    ("gemm", "peers: block-scaled FP8 and BF16 products", 80),
-    ("attention", "peers: attention", 60),
-    ("rows", "peers: norms, quantisation, routing, combine", 60),
+    ("gemm", "peers: block-scaled FP8 and BF16 products", 35),
+    ("attention", "peers: attention", 25),
+    ("rows", "peers: norms, quantisation, routing, combine", 35),
 ];
+/// A row that was begun may have to be compiled, after torch has taken its time to start.
+const PEER_GRACE: u64 = 40;
 
 /// All steps.
 #[must_use]
@@ -183,7 +185,7 @@ impl Plan<'_> {
                 format!("check-{}", bundle.name),
                 format!("every kernel of `{}` against the simulator", bundle.name),
                 &args,
-                75,
+                100,
             )
         };
         bundles.iter().map(check).collect()
@@ -254,13 +256,16 @@ impl Plan<'_> {
 
     fn peers(&self) -> Vec<Step> {
         let python = self.setting.python.as_deref();
-        let one = |(name, title, limit): (&str, &str, u64)| {
+        let one = |(name, title, seconds): (&str, &str, u64)| {
             let argv = vec![
                 python.unwrap_or(Path::new("python3")).display().to_string(),
                 // The kit's folder stays as it was packed.
                 "-B".to_owned(),
                 format!("peers/{name}.py"),
+                "--seconds".to_owned(),
+                seconds.to_string(),
             ];
+            let limit = seconds + PEER_GRACE;
             let mut step = self.step(format!("peers-{name}"), title.to_owned(), argv, limit);
             step.requires.push("device".to_owned());
             if python.is_none() {

@@ -83,7 +83,7 @@ impl Page {
         if !results.complete {
             self.line("\n**The run was cut off: steps that are not listed were not reached.**");
         }
-        if gpu.is_none() {
+        if !read::on_gpu(results) {
             self.line("\n**No GPU was used: nothing on this page is a measurement of one.**");
         }
     }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::results::{Results, StepResult};
+use crate::results::{Results, StepResult, Verdict};
 
 /// Which peak a row's operations are held against.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -164,6 +164,14 @@ pub fn steps<'a>(results: &'a Results, prefix: &'a str) -> impl Iterator<Item = 
 pub fn gpu(results: &Results) -> Option<String> {
     let device = results.step("device")?;
     Some(device.data.pointer("/props/name")?.as_str()?.to_owned())
+}
+
+/// Whether a GPU, and not the simulated device, has run the kernels.
+pub fn on_gpu(results: &Results) -> bool {
+    results.step("device").is_some_and(|device| {
+        let driver = device.data.pointer("/props/driver").and_then(Value::as_str);
+        device.verdict == Verdict::Passed && driver.is_some_and(|driver| !driver.is_empty())
+    })
 }
 
 /// The machine's limits as `mccrt bench --machine` has them.

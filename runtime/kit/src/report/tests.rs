@@ -112,7 +112,7 @@ fn gpu_host() -> Results {
             "device",
             Passed,
             None,
-            json!({ "props": { "name": "NVIDIA H100 80GB HBM3" } }),
+            json!({ "props": { "name": "NVIDIA H100 80GB HBM3", "driver": "12.4" } }),
         ),
         step(
             "text-device",

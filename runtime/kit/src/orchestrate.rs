@@ -126,11 +126,11 @@ fn cannot_run(step: &Step, results: &Results, left: Duration) -> Option<String> 
             Some(needed) if needed.verdict == Verdict::Passed => {}
             Some(needed) => {
                 return Some(format!(
-                    "needs `{id}`, which has not passed{}",
-                    needed
-                        .reason
-                        .as_ref()
-                        .map_or_else(String::new, |why| format!(" ({why})"))
+                    "needs `{id}`, which {}",
+                    match needed.verdict {
+                        Verdict::Failed => "has failed",
+                        _ => "was skipped",
+                    }
                 ));
             }
             None => return Some(format!("needs `{id}`, which is not part of this run")),

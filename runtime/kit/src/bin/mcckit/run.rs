@@ -125,13 +125,24 @@ fn summary(results: &Results) -> String {
         count(Verdict::Skipped),
         results.seconds
     );
+    // Steps with one reason share a line.
+    let mut groups: Vec<(&str, &str, Vec<&str>)> = Vec::new();
     for step in results
         .steps
         .iter()
         .filter(|step| step.verdict != Verdict::Passed)
     {
-        let why = step.reason.as_deref().unwrap_or("");
-        text += &format!("\n  {} {}: {why}", step.verdict.word(), step.id);
+        let (word, why) = (step.verdict.word(), step.reason.as_deref().unwrap_or(""));
+        match groups
+            .iter_mut()
+            .find(|group| (group.0, group.1) == (word, why))
+        {
+            Some(group) => group.2.push(&step.id),
+            None => groups.push((word, why, vec![&step.id])),
+        }
+    }
+    for (word, why, ids) in groups {
+        text += &format!("\n  {word} {}: {why}", ids.join(", "));
     }
     text
 }

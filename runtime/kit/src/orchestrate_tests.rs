@@ -12,6 +12,7 @@ fn step(id: &str, script: &str) -> Step {
         requires: Vec::new(),
         skip: None,
         probes: false,
+        review: no_review,
     }
 }
 
@@ -138,4 +139,24 @@ fn a_run_that_was_cut_off_is_not_a_pass() {
     let (mut results, _dir) = all(LONG, &[step("one", "exit 0")]);
     results.complete = false;
     assert_eq!(results.exit_code(), 3);
+}
+
+#[test]
+fn a_step_that_ended_well_may_have_said_otherwise() {
+    let mut partial = step("partial", "echo '{\"left\": 2}'");
+    partial.review = |data| {
+        let left = data["left"].as_u64()?;
+        (left > 0).then(|| (Verdict::Skipped, format!("{left} left")))
+    };
+    let mut whole = step("whole", "echo '{\"left\": 0}'");
+    whole.review = partial.review;
+    let mut failed = step("failed", "echo '{\"left\": 2}'; exit 1");
+    failed.review = partial.review;
+    let (results, _dir) = all(LONG, &[partial, whole, failed]);
+    let verdicts: Vec<_> = results.steps.iter().map(|step| step.verdict).collect();
+    assert_eq!(
+        verdicts,
+        [Verdict::Skipped, Verdict::Passed, Verdict::Failed]
+    );
+    assert_eq!(results.steps[0].reason.as_deref(), Some("2 left"));
 }

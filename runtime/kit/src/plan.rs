@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::contents::{Kit, KitBundle};
-use crate::orchestrate::Step;
+use crate::orchestrate::{Step, no_review};
+use crate::results::Verdict;
+use serde_json::Value;
 
 /// What the machine has, and what is asked for.
 #[derive(Clone, Debug)]
@@ -102,6 +104,7 @@ impl Plan<'_> {
             requires: Vec::new(),
             skip: None,
             probes: false,
+            review: no_review,
         }
     }
 
@@ -181,12 +184,14 @@ impl Plan<'_> {
                 .into_iter()
                 .chain(weights.iter().map(String::as_str))
                 .collect();
-            self.runtime_step(
+            let mut step = self.runtime_step(
                 format!("check-{}", bundle.name),
                 format!("every kernel of `{}` against the simulator", bundle.name),
                 &args,
                 100,
-            )
+            );
+            step.review = never_launched;
+            step
         };
         bundles.iter().map(check).collect()
     }
@@ -239,7 +244,7 @@ impl Plan<'_> {
         for bundle in bundles {
             let path = format!("bundles/{}.mccb", bundle.name);
             let weights = self.weights(bundle);
-            let args = ["bench", &path, "--device", device, "--json"];
+            let args = ["bench", &path, "--device", device, "--nominal", "--json"];
             let args: Vec<&str> = args
                 .into_iter()
                 .chain(weights.iter().map(String::as_str))
@@ -248,7 +253,7 @@ impl Plan<'_> {
                 format!("bench-{}", bundle.name),
                 format!("benchmarks of `{}`", bundle.name),
                 &args,
-                75,
+                90,
             ));
         }
         steps
@@ -305,6 +310,37 @@ impl Plan<'_> {
         ["memcheck", "initcheck", "synccheck"].map(one).to_vec()
     }
 }
+
+/// Of a check: a kernel that no case has launched is not a kernel that agrees.
+fn never_launched(report: &Value) -> Option<(Verdict, String)> {
+    let kernels = report["kernels"].as_array()?;
+    let missing: Vec<&str> = kernels
+        .iter()
+        .filter(|kernel| kernel["launches"].as_u64() == Some(0))
+        .filter_map(|kernel| kernel["kernel"].as_str())
+        .collect();
+    let (some, more) = (
+        &missing[..missing.len().min(NAMED)],
+        missing.len().saturating_sub(NAMED),
+    );
+    (!missing.is_empty()).then(|| {
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        let why = format!(
+            "{} of {} kernels were never launched: {}{more}",
+            missing.len(),
+            kernels.len(),
+            some.join(", ")
+        );
+        (Verdict::Skipped, why)
+    })
+}
+
+/// Names in one reason at most.
+const NAMED: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -386,6 +422,18 @@ mod tests {
         };
         assert!(argv("check-tiny").ends_with("--weights weights/tiny"));
         assert!(argv("check-kernels").ends_with("--synthetic 7"));
+    }
+
+    #[test]
+    fn a_check_that_left_kernels_out_has_not_passed() {
+        let report = |launches: u64| {
+            serde_json::json!({ "kernels": [
+            { "kernel": "gemm_0", "launches": 3 }, { "kernel": "route_0", "launches": launches } ] })
+        };
+        assert_eq!(never_launched(&report(1)), None);
+        let (verdict, why) = never_launched(&report(0)).unwrap();
+        assert_eq!(verdict, Verdict::Skipped);
+        assert_eq!(why, "1 of 2 kernels were never launched: route_0");
     }
 
     #[test]

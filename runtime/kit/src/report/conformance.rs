@@ -115,6 +115,11 @@ fn check(id: &str, data: &Value) -> Cells {
             show(&failure["error"])
         )
     })));
+    let weights = list(&data["weights"]["differing"]);
+    if !weights.is_empty() {
+        let names = named(weights.iter().map(show)).join(", ");
+        notes.push(format!("weights arrived differently: {names}"));
+    }
     if data["tokens"]["equal"] == Value::Bool(false) {
         notes.push(format!(
             "whole model: tokens part at {}",

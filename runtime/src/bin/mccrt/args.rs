@@ -47,7 +47,7 @@ pub struct ReportArgs {
         default_missing_value = "text"
     )]
     stats: Option<StatsFormat>,
-    /// Writes a time line for Perfetto (https://ui.perfetto.dev). Launches are timed one by one, without graphs.
+    /// Writes a time line for Perfetto (ui.perfetto.dev). Launches are timed one by one, without graphs.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 }

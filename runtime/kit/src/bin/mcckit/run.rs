@@ -17,7 +17,7 @@ pub struct Args {
     /// `cuda`, `cuda:1`; `sim` rehearses the steps, slowly
     #[arg(long, default_value = "cuda")]
     device: String,
-    /// Folder of the results [default: results/<date>-<gpu>-<commit> in the kit]
+    /// Folder of the results [default: results/DATE-GPU-COMMIT in the kit]
     #[arg(long)]
     out: Option<PathBuf>,
     /// Seconds for everything

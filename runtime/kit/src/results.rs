@@ -116,10 +116,26 @@ impl Results {
     /// # Errors
     /// When the folder cannot be written.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
+        let text = self.to_text().map_err(io::Error::other)?;
         let partial = dir.join(format!("{RESULTS_FILE}.partial"));
-        std::fs::write(&partial, text + "\n")?;
+        std::fs::write(&partial, text)?;
         std::fs::rename(partial, dir.join(RESULTS_FILE))
+    }
+
+    /// JSON with a step a line: small, and a difference of two runs names the step.
+    fn to_text(&self) -> serde_json::Result<String> {
+        let steps: Vec<String> = self
+            .steps
+            .iter()
+            .map(serde_json::to_string)
+            .collect::<Result<_, _>>()?;
+        let head = serde_json::to_string(&Self {
+            steps: Vec::new(),
+            ..self.clone()
+        })?;
+        // `steps` is the last field.
+        let head = head.trim_end_matches("]}");
+        Ok(format!("{head}\n{}\n]}}\n", steps.join(",\n")))
     }
 
     /// Reads the document.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::conformance;
 use super::read::{self, Whole, is_prediction};
 use super::rows::Row;
-use super::{LIMITS_PLOT, PEERS_PLOT};
+use super::{LIMITS_PLOT, PEERS_PLOT, limits_plot, peers_plot};
 use crate::results::{Results, Verdict};
 
 /// The whole page.
@@ -238,7 +238,7 @@ impl Page {
         }
         self.section("Kernels");
         if rows.iter().any(|row| row.prediction) {
-            self.line("Rows marked *prediction* were not measured: they are what the work takes at the figures of the data sheet.\n");
+            self.line("Rows marked *prediction* were not measured: they are what the work takes at the figures of the data sheet, and their limits are its.\n");
         }
         self.line(
             "Medians. TFLOP/s, GB/s and the fraction of the measured limit are with a cold L2. The peer is the fastest \
@@ -276,7 +276,7 @@ impl Page {
                 times(row.warm_speed_up()),
             ]
         };
-        let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
+        let lines: Vec<Vec<String>> = rows.iter().map(cells).collect();
         self.table(
             &[
                 "entry",
@@ -291,9 +291,9 @@ impl Page {
                 "speed cold",
                 "speed warm",
             ],
-            &rows,
+            &lines,
         );
-        let behind: Vec<&Vec<String>> = rows
+        let behind: Vec<&Vec<String>> = lines
             .iter()
             .filter(|row| row[9].parse::<f64>().is_ok_and(|v| v < 1.0))
             .collect();
@@ -321,7 +321,15 @@ impl Page {
                 .collect();
             self.line(format!("\nPeers that did not run: {}.", reasons.join("; ")));
         }
-        self.line(format!("\n![speed over the fastest peer]({PEERS_PLOT})\n\n![fraction of the measured limit]({LIMITS_PLOT})"));
+        let plots = [
+            (PEERS_PLOT, "speed over the fastest peer", peers_plot(rows)),
+            (LIMITS_PLOT, "fraction of the limit", limits_plot(rows)),
+        ];
+        for (file, title, plot) in plots {
+            if plot.is_some() {
+                self.line(format!("\n![{title}]({file})"));
+            }
+        }
     }
 
     fn overhead(&mut self, results: &Results) {

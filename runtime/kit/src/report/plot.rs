@@ -48,7 +48,10 @@ pub fn limits_plot(rows: &[Row]) -> Option<String> {
             })
         })
         .collect();
-    chart("fraction of the measured limit (1 = the limit)", &bars)
+    chart(
+        "fraction of the measured limit, of predictions the data sheet's (1 = the limit)",
+        &bars,
+    )
 }
 
 struct Bar<'a> {

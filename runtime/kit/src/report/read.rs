@@ -45,7 +45,7 @@ pub struct PeerRow {
     pub warm: f64,
 }
 
-/// Peaks by which fractions are taken: ours as measured, or else torch's.
+/// Peaks by which fractions are taken.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Limits {
     pub copy: Option<f64>,
@@ -186,12 +186,15 @@ pub fn torch_limits(results: &Results) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// Measured limits, ours first.
-pub fn limits(results: &Results) -> Limits {
+/// Limits that times are held against: measured ones, ours first; for predictions the data sheet's.
+pub fn limits(results: &Results, predicted: bool) -> Limits {
     let torch = torch_limits(results);
-    let ours = machine(results).filter(|machine| !is_prediction(machine.kind.as_deref()));
+    let ours =
+        machine(results).filter(|machine| predicted == is_prediction(machine.kind.as_deref()));
     let ours = ours.as_ref();
-    let of = |ours: Option<f64>, name: &str| ours.or_else(|| torch.get(name).copied());
+    let of = |ours: Option<f64>, name: &str| {
+        ours.or_else(|| torch.get(name).copied().filter(|_| !predicted))
+    };
     Limits {
         copy: of(ours.and_then(|machine| machine.copy_bytes_per_s), "copy"),
         fp8: of(ours.and_then(|machine| machine.fp8_flops), "fp8"),

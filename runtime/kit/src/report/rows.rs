@@ -25,7 +25,7 @@ pub struct Row {
     pub prediction: bool,
     /// The fastest peer with a cold L2.
     pub peer: Option<Peer>,
-    /// The largest fraction of a measured limit, cold L2, and whose.
+    /// The largest fraction of a limit, cold L2, and whose: a measured one, of a prediction the data sheet's.
     pub of_limit: Option<(f64, Limit)>,
 }
 
@@ -80,7 +80,7 @@ impl Row {
 /// All of them.
 #[must_use]
 pub fn rows(results: &Results) -> Vec<Row> {
-    let limits = read::limits(results);
+    let [measured, nominal] = [false, true].map(|predicted| read::limits(results, predicted));
     let mut peers: BTreeMap<String, PeerRow> = BTreeMap::new();
     for row in read::peers(results) {
         let fastest = peers.get(&row.entry);
@@ -89,7 +89,7 @@ pub fn rows(results: &Results) -> Vec<Row> {
         }
     }
     let row = |ours: OurRow| {
-        let of_limit = fraction(&ours, &limits);
+        let of_limit = fraction(&ours, if ours.prediction { &nominal } else { &measured });
         let peer = peers.get(&ours.entry).map(|peer| Peer {
             name: peer.peer.clone(),
             cold: peer.cold,

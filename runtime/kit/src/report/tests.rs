@@ -226,9 +226,29 @@ fn plots_have_a_bar_a_row() {
     let peers = peers_plot(&rows).unwrap();
     assert_eq!(peers.matches("text-anchor").count(), 2);
     let limits = limits_plot(&rows).unwrap();
-    assert_eq!(limits.matches("text-anchor").count(), 3);
-    assert_eq!(limits.matches("(prediction)").count(), 1);
+    assert_eq!(limits.matches("text-anchor").count(), 2);
+    assert_eq!(limits.matches("(prediction)").count(), 0);
     assert!(limits.ends_with("</svg>\n"));
+}
+
+#[test]
+fn a_prediction_is_held_against_the_data_sheet_and_a_time_against_what_was_measured() {
+    let mut results = gpu_host();
+    assert_eq!(rows(&results)[2].of_limit, None);
+    let machine = results
+        .steps
+        .iter_mut()
+        .find(|step| step.id == "bench-machine")
+        .unwrap();
+    machine.data["machine"]["kind"] = json!("prediction");
+    let rows = rows(&results);
+    assert!(rows[2].of_limit.is_some());
+    // Only torch has measured this machine then, and it has not measured copies.
+    assert_eq!(rows[1].of_limit, None);
+    assert_eq!(
+        limits_plot(&rows).unwrap().matches("(prediction)").count(),
+        1
+    );
 }
 
 #[test]

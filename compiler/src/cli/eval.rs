@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use mcc_runtime::evaluate;
 use serde_json::json;
 
-use super::model::{ModelArgs, bar, encode, load, print_stats};
+use super::model::{ModelArgs, bar, begin_trace, encode, end_trace, load, print_stats};
 use super::print_line;
 use crate::error::Error;
 
@@ -27,6 +27,9 @@ pub struct Args {
     /// Prints times, memory and launches to standard error.
     #[arg(long)]
     stats: bool,
+    /// Writes a time line for Perfetto (ui.perfetto.dev). Launches are timed one by one, without graphs.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -34,6 +37,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let text = std::fs::read_to_string(&args.text).map_err(Error::io("read", &args.text))?;
     let mut loaded = load(&args.model)?;
     let tokens = encode(&loaded.tokenizer, &text)?;
+    begin_trace(&mut loaded.model, args.trace.as_deref())?;
     let bar = bar("tokens scored");
     let report = evaluate(
         &mut loaded.model.session()?,
@@ -55,6 +59,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
             report.nll, report.tokens
         ));
     }
+    end_trace(&mut loaded.model, args.trace.as_deref())?;
     if args.stats {
         print_stats(&loaded);
     }

@@ -173,45 +173,28 @@ pub fn bar(message: &'static str) -> ProgressBar {
     bar
 }
 
+/// Begins a time line that will be written to `path`; better to know before an hour of work than after it that it
+/// cannot be.
+pub fn begin_trace(model: &mut Model, path: Option<&Path>) -> Result<(), Error> {
+    if let Some(path) = path {
+        std::fs::write(path, "").map_err(Error::io("write", path))?;
+        model.start_trace()?;
+    }
+    Ok(())
+}
+
+/// Writes the time line.
+pub fn end_trace(model: &mut Model, path: Option<&Path>) -> Result<(), Error> {
+    if let (Some(path), Some(trace)) = (path, model.take_trace()?) {
+        trace.write(path).map_err(Error::io("write", path))?;
+    }
+    Ok(())
+}
+
 /// Where the time went, for people, on standard error.
 pub fn print_stats(loaded: &Loaded) {
-    let (stats, memory) = (loaded.model.stats(), loaded.model.memory_plan());
-    let mb = |bytes: u64| bytes as f64 / 1e6;
     if let Some(build) = loaded.build {
-        eprintln!("build {:.2} s", build.as_secs_f64());
+        eprintln!("build    {:.2} s", build.as_secs_f64());
     }
-    eprintln!(
-        "load {:.2} s, weights {:.2} s ({:.1} MB)",
-        stats.load.as_secs_f64(),
-        stats.weights.as_secs_f64(),
-        mb(stats.weight_bytes)
-    );
-    eprintln!(
-        "memory: weights {:.1} MB, states {:.1} MB, inputs and outputs {:.1} MB, arena {:.1} MB",
-        mb(memory.weights),
-        mb(memory.states),
-        mb(memory.ports),
-        mb(memory.arena)
-    );
-    for (name, phase) in &stats.phases {
-        eprintln!(
-            "{name}: {} tokens in {} steps, {:.2} s, {:.1} tokens/s, slowest step {:.0} ms",
-            phase.tokens,
-            phase.steps,
-            phase.wall.as_secs_f64(),
-            phase.tokens_per_second().unwrap_or(0.0),
-            phase.slowest.as_secs_f64() * 1e3
-        );
-    }
-    let mut kernels: Vec<_> = stats.kernels.iter().collect();
-    kernels.sort_by(|a, b| b.1.time.cmp(&a.1.time).then(a.0.cmp(b.0)));
-    eprintln!("kernels by time (launches, seconds, warp instructions):");
-    for (name, k) in kernels {
-        eprintln!(
-            "  {:>6} {:>8.3} {:>12}  {name}",
-            k.launches,
-            k.time.as_secs_f64(),
-            k.instructions
-        );
-    }
+    eprint!("{}", loaded.model.stats_report());
 }

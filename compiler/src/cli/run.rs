@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mcc_runtime::{GenerateOptions, Generation, LogitRows, Sampling, generate};
 use serde_json::json;
 
-use super::model::{ModelArgs, decode, encode, load, print_stats};
+use super::model::{ModelArgs, begin_trace, decode, encode, end_trace, load, print_stats};
 use super::print_line;
 use crate::error::Error;
 
@@ -39,6 +39,9 @@ pub struct Args {
     /// Prints times, memory and launches to standard error.
     #[arg(long)]
     stats: bool,
+    /// Writes a time line for Perfetto (ui.perfetto.dev). Launches are timed one by one, without graphs.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -64,6 +67,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         },
     };
 
+    begin_trace(&mut loaded.model, args.trace.as_deref())?;
     let mut printer = Printer {
         shown: 0,
         tokens: Vec::new(),
@@ -99,6 +103,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
     if let Some(path) = &args.logits {
         write_logits(path, &prompt, &generation, vocab)?;
     }
+    end_trace(&mut loaded.model, args.trace.as_deref())?;
     if args.stats && !args.json {
         print_stats(&loaded);
     }

@@ -60,6 +60,14 @@ impl Shape<'_> {
         value.ok_or_else(|| format!("{}: `{field}` is missing", self.0))
     }
 
+    fn numbers<const N: usize>(&self, fields: [&str; N]) -> Result<[u64; N], String> {
+        let mut numbers = [0; N];
+        for (number, field) in numbers.iter_mut().zip(fields) {
+            *number = self.number(field)?;
+        }
+        Ok(numbers)
+    }
+
     fn number(&self, field: &str) -> Result<u64, String> {
         let value = self.0.get(field).and_then(Value::as_u64);
         value.ok_or_else(|| format!("{}: `{field}` is missing", self.0))
@@ -160,7 +168,7 @@ impl Bench {
     }
 
     fn fp8_gemm(&mut self, name: &str, shape: &Shape<'_>, m: &Dim) -> Result<(), String> {
-        let (n, k) = (shape.number("n")?, shape.number("k")?);
+        let [n, k] = shape.numbers(["n", "k"])?;
         let w = self.param(shape.text("name")?, fp8_weight((n, k)));
         self.model.entry(name, |e| {
             e.output("y", &e.input("x", bf16((m, k))).quantize().matmul(&w))
@@ -170,11 +178,7 @@ impl Bench {
 
     /// Rows sorted by group: `offsets[g]..offsets[g + 1]` belong to group `g`.
     fn fp8_grouped_gemm(&mut self, name: &str, shape: &Shape<'_>, m: &Dim) -> Result<(), String> {
-        let (groups, n, k) = (
-            shape.number("groups")?,
-            shape.number("n")?,
-            shape.number("k")?,
-        );
+        let [groups, n, k] = shape.numbers(["groups", "n", "k"])?;
         let w = self.param(shape.text("name")?, fp8_weight((groups, n, k)));
         self.model.entry(name, |e| {
             let x = e.input("x", bf16((m, k)));
@@ -185,7 +189,7 @@ impl Bench {
     }
 
     fn bf16_gemm(&mut self, name: &str, shape: &Shape<'_>, m: &Dim) -> Result<(), String> {
-        let (n, k) = (shape.number("n")?, shape.number("k")?);
+        let [n, k] = shape.numbers(["n", "k"])?;
         let w = self.param(shape.text("name")?, bf16((n, k)));
         self.model.entry(name, |e| {
             e.output("y", &e.input("x", bf16((m, k))).matmul(&w))
@@ -195,11 +199,7 @@ impl Bench {
 
     /// The key up-projection that absorbed attention moves to the queries.
     fn batched_gemm(&mut self, name: &str, shape: &Shape<'_>, t: &Dim) -> Result<(), String> {
-        let (heads, n, k) = (
-            shape.number("heads")?,
-            shape.number("n")?,
-            shape.number("k")?,
-        );
+        let [heads, n, k] = shape.numbers(["heads", "n", "k"])?;
         let w = self.param(shape.text("name")?, bf16((heads, n, k)));
         self.model.entry(name, |e| {
             e.output("y", &e.input("x", bf16((t, heads, k))).batched_matmul(&w))
@@ -216,11 +216,7 @@ impl Bench {
         t: &Dim,
         c: &Dim,
     ) -> Result<(), String> {
-        let (heads, qk, v) = (
-            shape.number("heads")?,
-            shape.number("qk")?,
-            shape.number("v")?,
-        );
+        let [heads, qk, v] = shape.numbers(["heads", "qk", "v"])?;
         let (nope, rope) = (qk - ROTATED, ROTATED);
         self.model.entry(name, |e| {
             let k = e.input("k", bf16((c, heads, nope)));
@@ -238,11 +234,7 @@ impl Bench {
         t: &Dim,
         c: &Dim,
     ) -> Result<(), String> {
-        let (heads, qk, latent) = (
-            shape.number("heads")?,
-            shape.number("qk")?,
-            shape.number("v")?,
-        );
+        let [heads, qk, latent] = shape.numbers(["heads", "qk", "v"])?;
         self.model.entry(name, |e| {
             let shared = e.input("latent", bf16((c, 1, latent)));
             attend(e, t, c, heads, (latent, qk - latent), (&shared, &shared));
@@ -298,11 +290,7 @@ impl Bench {
     }
 
     fn rope(&mut self, name: &str, shape: &Shape<'_>, t: &Dim) -> Result<(), String> {
-        let (heads, width, rotated) = (
-            shape.number("heads")?,
-            shape.number("width")?,
-            shape.number("rotated")?,
-        );
+        let [heads, width, rotated] = shape.numbers(["heads", "width", "rotated"])?;
         let table = self.rope_table(rotated);
         self.model.entry(name, |e| {
             let x = e.input("x", bf16((t, heads, width)));
@@ -322,7 +310,7 @@ impl Bench {
         t: &Dim,
         c: &Dim,
     ) -> Result<(), String> {
-        let (latent, rotated) = (shape.number("latent")?, shape.number("rotated")?);
+        let [latent, rotated] = shape.numbers(["latent", "rotated"])?;
         let (table, w) = (
             self.rope_table(rotated),
             self.param("latent_norm", bf16((latent,))),
@@ -390,11 +378,7 @@ impl Bench {
 
     /// Sorts the (token, slot) pairs by expert and copies the rows.
     fn dispatch(&mut self, name: &str, shape: &Shape<'_>, t: &Dim) -> Result<(), String> {
-        let (experts, hidden, top) = (
-            shape.number("experts")?,
-            shape.number("hidden")?,
-            shape.number("top")?,
-        );
+        let [experts, hidden, top] = shape.numbers(["experts", "hidden", "top"])?;
         let plan_only = shape.text("kernel")? == "moe_plan";
         let n_experts = u32::try_from(experts).map_err(|e| e.to_string())?;
         self.model.entry(name, |e| {
@@ -411,7 +395,7 @@ impl Bench {
     }
 
     fn combine(&mut self, name: &str, shape: &Shape<'_>, t: &Dim) -> Result<(), String> {
-        let (hidden, top) = (shape.number("hidden")?, shape.number("top")?);
+        let [hidden, top] = shape.numbers(["hidden", "top"])?;
         let rows = t
             .times(top)
             .ok_or_else(|| format!("{name}: too many rows"))?;

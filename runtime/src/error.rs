@@ -158,6 +158,14 @@ pub enum RuntimeError {
         /// What it may be.
         allowed: &'static str,
     },
+    /// The file of a time line.
+    #[error("cannot write {}: {source}", path.display())]
+    TraceFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A step before the weights were there.
     #[error("the weights are not loaded yet")]
     NoWeights,

@@ -16,7 +16,7 @@ use crate::device::{
 use crate::error::RuntimeError;
 use crate::launch::{PreparedStep, check_params};
 use crate::session::Session;
-use crate::stats::{KernelStats, Stats, StatsReport};
+use crate::stats::{Stats, StatsReport};
 use crate::trace::{Trace, TracedLaunch};
 use crate::weights::{self, LoadProgress};
 
@@ -430,7 +430,8 @@ impl Model {
                 });
                 launched.push(step);
             } else {
-                kernel_stats(&mut self.stats, manifest, kernel_of(step)).skipped += 1;
+                let name = &manifest.kernels[kernel_of(step)].name;
+                self.stats.count(name, |kernel| kernel.skipped += 1);
             }
         }
         let active = || prepared.steps.iter().map(|step| step.launch().is_some());
@@ -469,10 +470,12 @@ impl Model {
                 },
             )?;
         for (i, (step, report)) in launched.iter().zip(&reports).enumerate() {
-            let stats = kernel_stats(&mut self.stats, manifest, kernel_of(step));
-            stats.launches += 1;
-            stats.time += times.get(i).map_or(Duration::ZERO, |time| time.duration);
-            stats.instructions += report.instructions.unwrap_or(0);
+            let name = &manifest.kernels[kernel_of(step)].name;
+            self.stats.count(name, |kernel| {
+                kernel.launches += 1;
+                kernel.time += times.get(i).map_or(Duration::ZERO, |time| time.duration);
+                kernel.instructions += report.instructions.unwrap_or(0);
+            });
         }
         if let Some(trace) = &mut self.trace {
             let all = launches.iter().zip(&launched).zip(&reports).zip(&times);
@@ -568,7 +571,7 @@ fn place(manifest: &Manifest, device: &mut dyn Device) -> Result<(Vec<u64>, u64)
     Ok((addresses, placed.next().unwrap_or_default()))
 }
 
-/// The views of states in an entry's steps and ports.
+/// The views of states in an entry's steps.
 fn state_views(manifest: &Manifest, entry: &Entry) -> Vec<View> {
     let mut views: Vec<View> = entry
         .steps
@@ -581,15 +584,6 @@ fn state_views(manifest: &Manifest, entry: &Entry) -> Vec<View> {
     views.sort_by_key(key);
     views.dedup();
     views
-}
-
-fn kernel_stats<'s>(
-    stats: &'s mut Stats,
-    manifest: &Manifest,
-    kernel: usize,
-) -> &'s mut KernelStats {
-    let name = &manifest.kernels[kernel].name;
-    stats.kernels.entry(name.clone()).or_default()
 }
 
 impl fmt::Display for MemoryPlan {

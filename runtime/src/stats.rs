@@ -102,6 +102,14 @@ pub struct KernelStats {
 }
 
 impl Stats {
+    /// Counts something of a kernel. Called for each launch of a step: no string is made for a known kernel.
+    pub(crate) fn count(&mut self, kernel: &str, count: impl FnOnce(&mut KernelStats)) {
+        if let Some(known) = self.kernels.get_mut(kernel) {
+            return count(known);
+        }
+        count(self.kernels.entry(kernel.to_owned()).or_default());
+    }
+
     /// All launches.
     #[must_use]
     pub fn launches(&self) -> u64 {

@@ -6,13 +6,14 @@
 //! clock is laid on the host's at the first launch, so that no launch begins before the host asked for it.
 
 use std::fmt::Write as _;
-use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::device::{DeviceTime, Launch, LaunchReport};
+use crate::error::RuntimeError;
+use crate::model::Model;
 
 /// The trace's only process.
 const PROCESS: u32 = 1;
@@ -168,14 +169,37 @@ impl Trace {
         text.push_str("]}\n");
         text
     }
+}
 
-    /// Writes [`Self::to_json`] to a file.
+/// Time lines that end in a file.
+impl Model {
+    /// [`Self::start_trace`] for a file, which is made now: better to know before an hour of work than after it that
+    /// it cannot be.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn write(&self, path: &Path) -> io::Result<()> {
-        std::fs::write(path, self.to_json())
+    /// When the file cannot be written, or the device is lost.
+    pub fn start_trace_to(&mut self, path: &Path) -> Result<(), RuntimeError> {
+        write(path, "")?;
+        self.start_trace()
     }
+
+    /// Ends the time line and writes it; without one the file stays as it is.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or the device is lost.
+    pub fn write_trace(&mut self, path: &Path) -> Result<(), RuntimeError> {
+        match self.take_trace()? {
+            Some(trace) => write(path, &trace.to_json()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), RuntimeError> {
+    std::fs::write(path, text).map_err(|source| RuntimeError::TraceFile {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 impl Event {

@@ -3,6 +3,8 @@
 
 #[path = "support/counting.rs"]
 mod counting;
+#[path = "support/parts.rs"]
+mod parts;
 
 use std::cell::RefCell;
 use std::rc::Rc;

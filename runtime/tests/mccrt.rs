@@ -2,6 +2,8 @@
 
 #[path = "support/counting.rs"]
 mod counting;
+#[path = "support/parts.rs"]
+mod parts;
 
 use std::io::Write;
 use std::path::PathBuf;

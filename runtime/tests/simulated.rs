@@ -1,5 +1,7 @@
 //! A bundle of hand-written kernels on the simulated device, from the checkpoint to the output.
 
+#[path = "support/parts.rs"]
+mod parts;
 #[path = "support/rows.rs"]
 mod rows;
 

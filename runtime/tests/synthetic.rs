@@ -2,6 +2,8 @@
 
 #[path = "support/counting.rs"]
 mod counting;
+#[path = "support/parts.rs"]
+mod parts;
 #[path = "support/rows.rs"]
 mod rows;
 

@@ -2,6 +2,8 @@
 
 #[path = "support/counting.rs"]
 mod counting;
+#[path = "support/parts.rs"]
+mod parts;
 
 use mcc_runtime::{
     DeviceOptions, GenerateOptions, LogitRows, Model, Sampling, SimDevice, generate,

@@ -18,7 +18,7 @@ use mcc_ir::kernel::GemmBf16;
 use mcc_ir::program::{Expr, Param};
 use mcc_ir::types::DType;
 
-use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
+use super::roles::{SMEM_LIMIT, WARPGROUP, specialise};
 use super::tiles::{Form, Fragment, Producer, ROW_BYTES, Stages, Store, TileShape, Walk};
 use super::{Family, Launch, unsupported};
 use crate::emit::Kernel;
@@ -118,11 +118,15 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
             Expr::Const(1),
             Expr::Const(1),
         ],
-        block: WARPGROUP * (1 + consumers(c)),
+        block: WARPGROUP * (1 + shape(c).consumers()),
         smem_bytes: l.total,
         params,
     };
-    Ok(Family::new(launch, move |k| body(k, c)).with_prologue(move |k| prepare(k, c)))
+    Ok(
+        Family::new(launch, move |k| body(k, c)).with_prologue(move |k| {
+            l.prepare(k, shape(c).consumers(), &[Args::A, Args::B]);
+        }),
+    )
 }
 
 fn form(c: &GemmBf16) -> Form {
@@ -142,19 +146,6 @@ fn shape(c: &GemmBf16) -> TileShape {
 
 fn stages(c: &GemmBf16) -> Stages {
     Stages::new(c.tile_m, c.tile_n, c.stages)
-}
-
-fn consumers(c: &GemmBf16) -> u32 {
-    c.tile_m / 64
-}
-
-fn prepare(k: &Kernel, c: &GemmBf16) {
-    Roles {
-        consumers: consumers(c),
-        maps: &[Args::A, Args::B],
-        rings: &[Ring::new(k, k.smem(), stages(c).ring)],
-    }
-    .prepare(k);
 }
 
 fn body(k: &Kernel, c: &GemmBf16) {
@@ -182,7 +173,7 @@ fn body(k: &Kernel, c: &GemmBf16) {
     };
     specialise(
         k,
-        consumers(c),
+        shape(c).consumers(),
         |leader| producer.run(k, walk, shape(c), leader),
         || consume(k, c, &l, ring, walk),
     );

@@ -19,7 +19,7 @@ use mcc_ir::kernel::GemmFp8;
 use mcc_ir::program::{Expr, Param};
 use mcc_ir::types::DType;
 
-use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
+use super::roles::{SMEM_LIMIT, WARPGROUP, specialise};
 use super::tiles::{Form, Fragment, Producer, Stages, Store, TileShape, Walk};
 use super::{Family, Launch, unsupported};
 use crate::emit::pipeline::Ring;
@@ -121,11 +121,15 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
             Expr::Const(1),
             Expr::Const(1),
         ],
-        block: WARPGROUP * (1 + consumers(c)),
+        block: WARPGROUP * (1 + shape(c).consumers()),
         smem_bytes: l.total,
         params,
     };
-    Ok(Family::new(launch, move |k| body(k, c)).with_prologue(move |k| prepare(k, c)))
+    Ok(
+        Family::new(launch, move |k| body(k, c)).with_prologue(move |k| {
+            l.prepare(k, shape(c).consumers(), &[Args::A, Args::B]);
+        }),
+    )
 }
 
 fn form(c: &GemmFp8) -> Form {
@@ -145,19 +149,6 @@ fn shape(c: &GemmFp8) -> TileShape {
 
 fn stages(c: &GemmFp8) -> Stages {
     Stages::new(c.tile_m, c.tile_n, c.stages)
-}
-
-fn consumers(c: &GemmFp8) -> u32 {
-    c.tile_m / 64
-}
-
-fn prepare(k: &Kernel, c: &GemmFp8) {
-    Roles {
-        consumers: consumers(c),
-        maps: &[Args::A, Args::B],
-        rings: &[Ring::new(k, k.smem(), stages(c).ring)],
-    }
-    .prepare(k);
 }
 
 fn body(k: &Kernel, c: &GemmFp8) {
@@ -185,7 +176,7 @@ fn body(k: &Kernel, c: &GemmFp8) {
     };
     specialise(
         k,
-        consumers(c),
+        shape(c).consumers(),
         |leader| producer.run(k, walk, shape(c), leader),
         || consume(k, c, &l, ring, walk),
     );

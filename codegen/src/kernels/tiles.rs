@@ -4,6 +4,7 @@
 use mcc_ir::program::Expr;
 use mcc_ir::types::DType;
 
+use super::roles::Roles;
 use crate::emit::pipeline::{Position, Ring, RingLayout, SmemMap};
 use crate::emit::{B1, F32, Global, I32, I64, Kernel, Shared, TensorMapArg, Val, Var};
 
@@ -41,6 +42,16 @@ impl Stages {
             ring,
             total: map.bytes(),
         }
+    }
+
+    /// The kernel's prologue; `maps` are the positions of its tensor maps.
+    pub fn prepare(self, k: &Kernel, consumers: u32, maps: &[usize]) {
+        Roles {
+            consumers,
+            maps,
+            rings: &[Ring::new(k, k.smem(), self.ring)],
+        }
+        .prepare(k);
     }
 
     /// The stage at a position.
@@ -160,6 +171,13 @@ pub(crate) struct TileShape {
     pub m: u32,
     /// Column tiles of the output.
     pub n_tiles: u32,
+}
+
+impl TileShape {
+    /// Consumer warpgroups: 64 rows each.
+    pub const fn consumers(self) -> u32 {
+        self.m / 64
+    }
 }
 
 impl Walk<'_> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use mcc_runtime::evaluate;
 use serde_json::json;
 
-use super::model::{ModelArgs, bar, begin_trace, encode, end_trace, load, print_stats};
+use super::model::{ModelArgs, bar, encode, load, print_stats};
 use super::print_line;
 use crate::error::Error;
 
@@ -37,7 +37,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let text = std::fs::read_to_string(&args.text).map_err(Error::io("read", &args.text))?;
     let mut loaded = load(&args.model)?;
     let tokens = encode(&loaded.tokenizer, &text)?;
-    begin_trace(&mut loaded.model, args.trace.as_deref())?;
+    if let Some(path) = &args.trace {
+        loaded.model.start_trace_to(path)?;
+    }
     let bar = bar("tokens scored");
     let report = evaluate(
         &mut loaded.model.session()?,
@@ -59,7 +61,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
             report.nll, report.tokens
         ));
     }
-    end_trace(&mut loaded.model, args.trace.as_deref())?;
+    if let Some(path) = &args.trace {
+        loaded.model.write_trace(path)?;
+    }
     if args.stats {
         print_stats(&loaded);
     }

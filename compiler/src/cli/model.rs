@@ -69,13 +69,9 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
     };
     let tokenizer = tokenizer(&bundle, weights)?;
     let eos = bundle.manifest.tokenizer.eos.clone();
-    let options = DeviceOptions {
-        sms: bundle.manifest.target.sms,
-        ..DeviceOptions::default()
-    };
     let device = match gpu {
         Some(device) => device,
-        None => open(kind, &options)?,
+        None => open(kind, &DeviceOptions::for_bundle(&bundle))?,
     };
     let mut model = Model::load(device, bundle)?;
     let bar = bar("loading weights");
@@ -171,24 +167,6 @@ pub fn bar(message: &'static str) -> ProgressBar {
     );
     bar.set_message(message);
     bar
-}
-
-/// Begins a time line that will be written to `path`; better to know before an hour of work than after it that it
-/// cannot be.
-pub fn begin_trace(model: &mut Model, path: Option<&Path>) -> Result<(), Error> {
-    if let Some(path) = path {
-        std::fs::write(path, "").map_err(Error::io("write", path))?;
-        model.start_trace()?;
-    }
-    Ok(())
-}
-
-/// Writes the time line.
-pub fn end_trace(model: &mut Model, path: Option<&Path>) -> Result<(), Error> {
-    if let (Some(path), Some(trace)) = (path, model.take_trace()?) {
-        trace.write(path).map_err(Error::io("write", path))?;
-    }
-    Ok(())
 }
 
 /// Where the time went, for people, on standard error.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mcc_runtime::{GenerateOptions, Generation, LogitRows, Sampling, generate};
 use serde_json::json;
 
-use super::model::{ModelArgs, begin_trace, decode, encode, end_trace, load, print_stats};
+use super::model::{ModelArgs, decode, encode, load, print_stats};
 use super::print_line;
 use crate::error::Error;
 
@@ -67,7 +67,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
         },
     };
 
-    begin_trace(&mut loaded.model, args.trace.as_deref())?;
+    if let Some(path) = &args.trace {
+        loaded.model.start_trace_to(path)?;
+    }
     let mut printer = Printer {
         shown: 0,
         tokens: Vec::new(),
@@ -103,7 +105,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     if let Some(path) = &args.logits {
         write_logits(path, &prompt, &generation, vocab)?;
     }
-    end_trace(&mut loaded.model, args.trace.as_deref())?;
+    if let Some(path) = &args.trace {
+        loaded.model.write_trace(path)?;
+    }
     if args.stats && !args.json {
         print_stats(&loaded);
     }

@@ -11,22 +11,6 @@ use crate::abi::CUresult;
 use crate::codes;
 use crate::state::{INIT, call, given};
 
-/// In the order of `CUtensorMapDataType`.
-const ELEMENTS: [TensorElem; 13] = [
-    TensorElem::U8,
-    TensorElem::U16,
-    TensorElem::U32,
-    TensorElem::S32,
-    TensorElem::U64,
-    TensorElem::S64,
-    TensorElem::F16,
-    TensorElem::F32,
-    TensorElem::F64,
-    TensorElem::Bf16,
-    TensorElem::F32Ftz,
-    TensorElem::Tf32,
-    TensorElem::Tf32Ftz,
-];
 const SWIZZLES: [Swizzle; 4] = [Swizzle::None, Swizzle::B32, Swizzle::B64, Swizzle::B128];
 
 #[unsafe(no_mangle)]
@@ -49,7 +33,7 @@ pub unsafe extern "C" fn cuTensorMapEncodeTiled(
         given(dims)?;
         given(box_dims)?;
         given(element_strides)?;
-        let elem = ELEMENTS.get(element as usize);
+        let elem = TensorElem::ALL.get(element as usize);
         let pattern = SWIZZLES.get(swizzle as usize);
         let (Some(&elem), Some(&swizzle), 1..=5) = (elem, pattern, rank) else {
             return Err(codes::INVALID_VALUE);

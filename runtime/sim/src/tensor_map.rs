@@ -26,7 +26,8 @@ pub enum TensorElem {
 }
 
 impl TensorElem {
-    const ALL: [TensorElem; 13] = [
+    /// In the order of the driver's `CUtensorMapDataType`.
+    pub const ALL: [TensorElem; 13] = [
         TensorElem::U8,
         TensorElem::U16,
         TensorElem::U32,

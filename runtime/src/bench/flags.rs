@@ -73,11 +73,9 @@ impl BenchFlags {
         progress: &mut dyn FnMut(&str, usize, usize),
     ) -> Result<Report, RuntimeError> {
         let kind: DeviceKind = self.device.parse()?;
-        let sms = bundle.as_ref().map(|bundle| bundle.manifest.target.sms);
-        let options = DeviceOptions {
-            sms: sms.unwrap_or(DeviceOptions::default().sms),
-            ..DeviceOptions::default()
-        };
+        let options = bundle
+            .as_ref()
+            .map_or_else(DeviceOptions::default, DeviceOptions::for_bundle);
         let device = open_device(kind, &options)?;
         match bundle {
             Some(bundle) if self.machine => self.machine_only(device, Some(&bundle.manifest)),

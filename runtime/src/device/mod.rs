@@ -12,7 +12,7 @@ mod sim;
 use std::str::FromStr;
 use std::time::Duration;
 
-use mcc_bundle::DType;
+use mcc_bundle::{Bundle, DType};
 
 pub use cuda::{CudaDevice, CudaProbe, GpuInfo, probe_cuda};
 pub use sim::SimDevice;
@@ -444,6 +444,17 @@ impl Default for DeviceOptions {
             global_bytes: 80 << 30,
             threads: 0,
             timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+impl DeviceOptions {
+    /// The usual ones for a bundle: a simulated device has the SMs that the bundle was planned for.
+    #[must_use]
+    pub fn for_bundle(bundle: &Bundle) -> Self {
+        Self {
+            sms: bundle.manifest.target.sms,
+            ..Self::default()
         }
     }
 }

@@ -109,18 +109,19 @@ impl Fill {
     /// The n-th element of the tile.
     fn push(self, out: &mut Vec<u8>, seed: u64, n: u64) {
         // Another kind is another sequence.
-        let bits = SplitMix64::new(seed ^ self.salt()).bits(n);
-        let unit = || (bits >> 40) as f32 / (1_u32 << 24) as f32;
+        let sequence = SplitMix64::new(seed ^ self.salt());
+        let unit = || sequence.at(n);
+        let normal = || normal(sequence.bits(n));
         let sigma = |k: u64| 1.0 / (k as f32).sqrt();
         match self {
             Self::Zeros => out.extend([0; 4]),
-            Self::Codes => out.push(e4m3_nearest(normal(bits) * CODE_SIGMA)),
+            Self::Codes => out.push(e4m3_nearest(normal() * CODE_SIGMA)),
             Self::Scales(k) => {
                 let scale = sigma(k) / CODE_SIGMA * (0.75 + 0.5 * unit());
                 out.extend(scale.to_le_bytes());
             }
-            Self::Normal(dtype, k) => push(out, dtype, normal(bits) * sigma(k)),
-            Self::AboutOne(dtype) => push(out, dtype, 1.0 + normal(bits) / 8.0),
+            Self::Normal(dtype, k) => push(out, dtype, normal() * sigma(k)),
+            Self::AboutOne(dtype) => push(out, dtype, 1.0 + normal() / 8.0),
             Self::Uniform => out.extend(unit().to_le_bytes()),
             Self::Positive => out.extend((1.0 - unit()).to_le_bytes()),
         }

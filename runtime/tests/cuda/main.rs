@@ -8,6 +8,8 @@ mod fake;
 mod model;
 mod open;
 mod orders;
+#[path = "../support/parts.rs"]
+mod parts;
 #[path = "../support/rows.rs"]
 mod rows;
 mod sweep;

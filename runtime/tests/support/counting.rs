@@ -2,10 +2,11 @@
 //! times its place from 1, modulo the vocabulary.
 
 use mcc_bundle::{
-    Buffer, BufferId, BufferKind, Bundle, DType, Dim, DimDecl, Entry, Expr, Hardware, Kernel,
-    KernelId, LaunchSpec, Manifest, Operand, Param, Port, SCHEMA_VERSION, Step, Target,
-    TokenizerInfo, Type, View, Work,
+    Buffer, BufferKind, Bundle, DType, Dim, Entry, Expr, KernelId, Manifest, Param, SCHEMA_VERSION,
+    Step, TokenizerInfo,
 };
+
+use crate::parts::{TEXT_INPUTS, buffer, dim, kernel, port, sym, target, text_inputs, view};
 
 pub const VOCAB: u64 = 32;
 pub const CONTEXT: u64 = 200;
@@ -103,36 +104,6 @@ LOOP:
 /// The model.
 pub fn bundle() -> Bundle {
     use DType::{F32, I32};
-    let sym = |name: &str| Dim::Sym {
-        factor: 1,
-        name: name.to_owned(),
-    };
-    let kernel = |name: &str, operands: &[(&str, DType, usize, bool)], grid, params| Kernel {
-        name: name.to_owned(),
-        family: "counting".to_owned(),
-        config: serde_json::Value::Null,
-        operands: operands
-            .iter()
-            .map(|&(name, dtype, rank, written)| Operand {
-                name: name.to_owned(),
-                dtype,
-                rank,
-                written,
-            })
-            .collect(),
-        launch: LaunchSpec {
-            grid: [grid, Expr::Const(1), Expr::Const(1)],
-            block: 32,
-            cluster: [1, 1, 1],
-            smem_bytes: 0,
-            params,
-            programmatic: false,
-            work: Work::default(),
-        },
-        resources: None,
-        ptx_sha256: String::new(),
-        cubin_sha256: None,
-    };
     let rows = |operand| Expr::Extent { operand, axis: 0 };
     let pointer = |operand| Param::Pointer { operand };
     let kernels = vec![
@@ -144,6 +115,7 @@ pub fn bundle() -> Bundle {
                 ("cache", I32, 1, true),
             ],
             Expr::CeilDiv(Box::new(rows(0)), 32),
+            32,
             vec![
                 pointer(0),
                 pointer(1),
@@ -165,36 +137,18 @@ pub fn bundle() -> Bundle {
                 ("out", I32, 1, true),
             ],
             rows(2),
+            32,
             vec![pointer(0), pointer(1), pointer(2), pointer(4), pointer(5)],
         ),
     ];
-    let names = [
-        "tokens",
-        "positions",
-        "rows",
-        "temperature",
-        "top_p",
-        "uniform",
-    ];
-    let buffer = |name: &str, kind, bytes: u64| Buffer {
-        name: name.to_owned(),
-        kind,
-        bytes: bytes.next_multiple_of(256),
-    };
-    let mut buffers: Vec<Buffer> = names
+    let buffer = |name: &str, kind, bytes: u64| buffer(name, kind, bytes.next_multiple_of(256));
+    let mut buffers: Vec<Buffer> = TEXT_INPUTS
         .iter()
         .map(|name| buffer(name, BufferKind::Input, 4 * CHUNK))
         .collect();
     buffers.push(buffer("cache", BufferKind::State, 4 * CONTEXT));
     buffers.push(buffer("logits", BufferKind::Output, 4 * VOCAB * CHUNK));
     buffers.push(buffer("next", BufferKind::Output, 4 * CHUNK));
-    let view = |id: u32, dtype, shape: &[Dim], strides: &[u64]| View {
-        buffer: BufferId(id),
-        offset: 0,
-        dtype,
-        shape: shape.to_vec(),
-        strides: strides.to_vec(),
-    };
     let vector = |id, dtype, dim: &str| view(id, dtype, &[sym(dim)], &[1]);
     let steps = vec![
         Step {
@@ -220,47 +174,19 @@ pub fn bundle() -> Bundle {
             ],
         },
     ];
-    let port = |name: &str, dtype, shape: &[Dim], id| Port {
-        name: name.to_owned(),
-        ty: Type {
-            dtype,
-            shape: shape.to_vec(),
-            scale: None,
-        },
-        buffer: BufferId(id),
-    };
-    let inputs: Vec<Port> = names
-        .iter()
-        .zip(0..)
-        .map(|(name, id)| {
-            let dtype = if id < 3 { I32 } else { F32 };
-            port(name, dtype, &[sym(if id < 2 { "T" } else { "R" })], id)
-        })
-        .collect();
     let entry = |name: &str| Entry {
         name: name.to_owned(),
-        inputs: inputs.clone(),
+        inputs: text_inputs(),
         outputs: vec![
             port("logits", F32, &[sym("R"), Dim::Const(VOCAB)], 7),
             port("next", I32, &[sym("R")], 8),
         ],
         steps: steps.clone(),
     };
-    let dim = |name: &str, max| DimDecl {
-        name: name.to_owned(),
-        min: 1,
-        max,
-    };
     let manifest = Manifest {
         schema: SCHEMA_VERSION,
         compiler: "test".to_owned(),
-        target: Target {
-            name: "h800".to_owned(),
-            arch: "sm_90a".to_owned(),
-            sms: 132,
-            ptx_isa: "8.0".to_owned(),
-            hardware: Hardware::default(),
-        },
+        target: target(),
         model: "counting".to_owned(),
         dims: vec![dim("T", CHUNK), dim("C", CONTEXT), dim("R", CHUNK)],
         buffers,

@@ -8,14 +8,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use mcc_bundle::{
-    Buffer, BufferId, BufferKind, Bundle, DType, Dim, DimDecl, Entry, Expr, Hardware, Kernel,
-    KernelId, LaunchSpec, Manifest, Operand, Param, Port, SCHEMA_VERSION, Step, Target,
-    TokenizerInfo, Type, View, Work,
+    Buffer, BufferKind, Bundle, DType, Dim, Entry, Expr, KernelId, Manifest, Param, SCHEMA_VERSION,
+    Step, TokenizerInfo,
 };
 use mcc_runtime::{
     Device, DeviceError, DeviceMemory, DeviceProps, DeviceTime, EventId, FunctionId, Launch,
     LaunchReport, ModuleImage, ParamSlot, PlanBuffer, StreamId, TensorMapSpec,
 };
+
+mod parts;
+
+use parts::{TEXT_INPUTS, buffer, dim, kernel, port, sym, target, text_inputs, view};
 
 pub const VOCAB: u64 = 50;
 pub const CONTEXT: u64 = 20;
@@ -298,47 +301,6 @@ impl Device for HostDevice {
     }
 }
 
-fn sym(name: &str) -> Dim {
-    Dim::Sym {
-        factor: 1,
-        name: name.to_owned(),
-    }
-}
-
-fn kernel(
-    name: &str,
-    operands: &[(&str, DType, usize, bool)],
-    grid: Expr,
-    params: Vec<Param>,
-) -> Kernel {
-    Kernel {
-        name: name.to_owned(),
-        family: "toy".to_owned(),
-        config: serde_json::Value::Null,
-        operands: operands
-            .iter()
-            .map(|&(name, dtype, rank, written)| Operand {
-                name: name.to_owned(),
-                dtype,
-                rank,
-                written,
-            })
-            .collect(),
-        launch: LaunchSpec {
-            grid: [grid, Expr::Const(1), Expr::Const(1)],
-            block: 32,
-            cluster: [1, 1, 1],
-            smem_bytes: 0,
-            params,
-            programmatic: false,
-            work: Work::default(),
-        },
-        resources: None,
-        ptx_sha256: String::new(),
-        cubin_sha256: None,
-    }
-}
-
 /// The toy as a bundle.
 pub fn toy() -> Bundle {
     use DType::{F32, I32};
@@ -359,6 +321,7 @@ pub fn toy() -> Bundle {
                 }),
                 3,
             ),
+            32,
             vec![
                 extent(0, 0),
                 pointer(0),
@@ -385,6 +348,7 @@ pub fn toy() -> Bundle {
                     axis: 0,
                 },
             ]),
+            32,
             vec![
                 Param::TensorMap {
                     operand: 0,
@@ -406,42 +370,24 @@ pub fn toy() -> Bundle {
                 ("out", I32, 1, true),
             ],
             Expr::Const(1),
+            32,
             vec![pointer(0), pointer(1), pointer(2), pointer(3), extent(0, 0)],
         ),
         kernel(
             "toy_nothing",
             &[("x", I32, 1, false)],
             Expr::Mul(vec![Expr::Sms, Expr::Const(0)]),
+            32,
             vec![],
         ),
     ];
-    let names = [
-        "tokens",
-        "positions",
-        "rows",
-        "temperature",
-        "top_p",
-        "uniform",
-    ];
-    let buffer = |name: &str, kind, bytes| Buffer {
-        name: name.to_owned(),
-        kind,
-        bytes,
-    };
-    let mut buffers: Vec<Buffer> = names
+    let mut buffers: Vec<Buffer> = TEXT_INPUTS
         .iter()
         .map(|name| buffer(name, BufferKind::Input, 256))
         .collect();
     buffers.push(buffer("cache", BufferKind::State, 512));
     buffers.push(buffer("logits", BufferKind::Output, 2048));
     buffers.push(buffer("next", BufferKind::Output, 256));
-    let view = |id: u32, dtype, shape: &[Dim], strides: &[u64]| View {
-        buffer: BufferId(id),
-        offset: 0,
-        dtype,
-        shape: shape.to_vec(),
-        strides: strides.to_vec(),
-    };
     let (t, r, vocab) = (sym("T"), sym("R"), Dim::Const(VOCAB));
     let row = |id, dtype, dim: &Dim| view(id, dtype, std::slice::from_ref(dim), &[1]);
     let cache = view(6, I32, &[sym("C"), Dim::Const(4)], &[4, 1]);
@@ -469,53 +415,20 @@ pub fn toy() -> Bundle {
             vec![logits, row(3, F32, &r), row(5, F32, &r), row(8, I32, &r)],
         ),
     ];
-    let port = |name: &str, dtype, shape: &[Dim], id| Port {
-        name: name.to_owned(),
-        ty: Type {
-            dtype,
-            shape: shape.to_vec(),
-            scale: None,
-        },
-        buffer: BufferId(id),
-    };
-    let inputs: Vec<Port> = names
-        .iter()
-        .zip(0..)
-        .map(|(name, id)| {
-            let dtype = if id < 3 { I32 } else { F32 };
-            port(
-                name,
-                dtype,
-                std::slice::from_ref(if id < 2 { &t } else { &r }),
-                id,
-            )
-        })
-        .collect();
     let outputs = vec![
         port("logits", F32, &[r.clone(), vocab], 7),
         port("next", I32, &[r], 8),
     ];
     let entry = |name: &str| Entry {
         name: name.to_owned(),
-        inputs: inputs.clone(),
+        inputs: text_inputs(),
         outputs: outputs.clone(),
         steps: steps.clone(),
-    };
-    let dim = |name: &str, max| DimDecl {
-        name: name.to_owned(),
-        min: 1,
-        max,
     };
     let manifest = Manifest {
         schema: SCHEMA_VERSION,
         compiler: "test".to_owned(),
-        target: Target {
-            name: "h800".to_owned(),
-            arch: "sm_90a".to_owned(),
-            sms: 132,
-            ptx_isa: "8.0".to_owned(),
-            hardware: Hardware::default(),
-        },
+        target: target(),
         model: "toy".to_owned(),
         dims: vec![dim("T", CHUNK), dim("C", CONTEXT), dim("R", CHUNK)],
         buffers,

@@ -1,10 +1,11 @@
 //! A bundle of two hand-written kernels: rows of a table, plus a bias.
 
 use mcc_bundle::{
-    Buffer, BufferId, BufferKind, Bundle, DType, Dim, DimDecl, Entry, Expr, Hardware, Kernel,
-    KernelId, LaunchSpec, Manifest, Operand, Param, ParamSource, Port, SCHEMA_VERSION, Step,
-    Target, TokenizerInfo, Type, View, WeightParam, Work,
+    BufferId, BufferKind, Bundle, DType, Dim, DimDecl, Entry, Expr, KernelId, Manifest, Param,
+    ParamSource, SCHEMA_VERSION, Step, TokenizerInfo, WeightParam,
 };
+
+use crate::parts::{buffer, kernel, plain, port, sym, target, view};
 
 pub const ROWS: usize = 10;
 pub const WIDTH: usize = 8;
@@ -89,40 +90,7 @@ DONE:
 /// `out[r] = table[index[r]] + bias[r]`, for up to 16 rows.
 pub fn bundle() -> Bundle {
     use DType::{F32, I32};
-    let (r, w) = (
-        Dim::Sym {
-            factor: 1,
-            name: "R".to_owned(),
-        },
-        Dim::Const(WIDTH as u64),
-    );
-    let kernel =
-        |name: &str, operands: &[(&str, DType, usize, bool)], grid, block, params| Kernel {
-            name: name.to_owned(),
-            family: name.to_owned(),
-            config: serde_json::Value::Null,
-            operands: operands
-                .iter()
-                .map(|&(name, dtype, rank, written)| Operand {
-                    name: name.to_owned(),
-                    dtype,
-                    rank,
-                    written,
-                })
-                .collect(),
-            launch: LaunchSpec {
-                grid: [grid, Expr::Const(1), Expr::Const(1)],
-                block,
-                cluster: [1, 1, 1],
-                smem_bytes: 0,
-                params,
-                programmatic: false,
-                work: Work::default(),
-            },
-            resources: None,
-            ptx_sha256: String::new(),
-            cubin_sha256: None,
-        };
+    let (r, w) = (sym("R"), Dim::Const(WIDTH as u64));
     let extent = |operand, axis| Expr::Extent { operand, axis };
     let pointer = |operand| Param::Pointer { operand };
     let kernels = vec![
@@ -169,39 +137,12 @@ pub fn bundle() -> Bundle {
             ],
         ),
     ];
-    let buffer = |name: &str, kind, bytes| Buffer {
-        name: name.to_owned(),
-        kind,
-        bytes,
-    };
-    let view = |id: u32, offset, dtype, shape: &[Dim], strides: &[u64]| View {
-        buffer: BufferId(id),
-        offset,
-        dtype,
-        shape: shape.to_vec(),
-        strides: strides.to_vec(),
-    };
-    let rows = |id| view(id, 0, F32, &[r.clone(), w.clone()], &[WIDTH as u64, 1]);
-    let port = |name: &str, dtype, shape: &[Dim], id| Port {
-        name: name.to_owned(),
-        ty: Type {
-            dtype,
-            shape: shape.to_vec(),
-            scale: None,
-        },
-        buffer: BufferId(id),
-    };
+    let rows = |id| view(id, F32, &[r.clone(), w.clone()], &[WIDTH as u64, 1]);
     let table_shape = [Dim::Const(ROWS as u64), w.clone()];
     let manifest = Manifest {
         schema: SCHEMA_VERSION,
         compiler: "test".to_owned(),
-        target: Target {
-            name: "h800".to_owned(),
-            arch: "sm_90a".to_owned(),
-            sms: 132,
-            ptx_isa: "8.0".to_owned(),
-            hardware: Hardware::default(),
-        },
+        target: target(),
         model: "rows".to_owned(),
         dims: vec![DimDecl {
             name: "R".to_owned(),
@@ -218,11 +159,7 @@ pub fn bundle() -> Bundle {
         arena_bytes: 768,
         params: vec![WeightParam {
             name: "table".to_owned(),
-            ty: Type {
-                dtype: F32,
-                shape: table_shape.to_vec(),
-                scale: None,
-            },
+            ty: plain(F32, &table_shape),
             source: ParamSource::Tensor("embed".to_owned()),
             data: BufferId(0),
             scales: None,
@@ -240,8 +177,8 @@ pub fn bundle() -> Bundle {
                     kernel: KernelId(0),
                     label: "gather".to_owned(),
                     operands: vec![
-                        view(0, 0, F32, &table_shape, &[WIDTH as u64, 1]),
-                        view(1, 0, I32, std::slice::from_ref(&r), &[1]),
+                        view(0, F32, &table_shape, &[WIDTH as u64, 1]),
+                        view(1, I32, std::slice::from_ref(&r), &[1]),
                         rows(3),
                     ],
                 },

@@ -2,28 +2,33 @@
 //!
 //! In: a seed and a key. Out: numbers, and codes of a format by kind.
 
+use mcc_runtime::SplitMix64;
+
 use super::types::Format;
 
 /// A generator.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(super) struct Random {
+    sequence: SplitMix64,
+    /// Numbers taken so far.
+    taken: u64,
+}
 
 impl Random {
     /// A generator for one key of a run.
     pub fn new(seed: u64, key: &[u64]) -> Self {
-        let mut random = Self(seed);
-        for &k in key {
-            random.0 = random.next() ^ k;
+        let seed = key
+            .iter()
+            .fold(seed, |seed, k| SplitMix64::new(seed).bits(0) ^ k);
+        Self {
+            sequence: SplitMix64::new(seed),
+            taken: 0,
         }
-        random
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.taken += 1;
+        self.sequence.bits(self.taken - 1)
     }
 
     pub fn bits(&mut self) -> u32 {

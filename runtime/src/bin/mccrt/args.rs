@@ -72,11 +72,7 @@ impl ModelArgs {
 
 /// A device for a bundle.
 pub fn open(kind: DeviceKind, bundle: &Bundle) -> Result<Box<dyn Device>, Failure> {
-    let options = DeviceOptions {
-        sms: bundle.manifest.target.sms,
-        ..DeviceOptions::default()
-    };
-    Ok(open_device(kind, &options)?)
+    Ok(open_device(kind, &DeviceOptions::for_bundle(bundle))?)
 }
 
 impl WeightArgs {
@@ -93,25 +89,15 @@ impl ReportArgs {
     /// Before the first step.
     pub fn begin(&self, model: &mut Model) -> Result<(), Failure> {
         if let Some(path) = &self.trace {
-            // Better before an hour of work than after it.
-            std::fs::write(path, "").map_err(|source| Failure::Io {
-                verb: "write",
-                path: path.clone(),
-                source,
-            })?;
-            model.start_trace()?;
+            model.start_trace_to(path)?;
         }
         Ok(())
     }
 
     /// After the last step.
     pub fn end(&self, model: &mut Model) -> Result<(), Failure> {
-        if let (Some(path), Some(trace)) = (&self.trace, model.take_trace()?) {
-            trace.write(path).map_err(|source| Failure::Io {
-                verb: "write",
-                path: path.clone(),
-                source,
-            })?;
+        if let Some(path) = &self.trace {
+            model.write_trace(path)?;
         }
         match self.stats {
             Some(StatsFormat::Text) => eprint!("{}", model.stats_report()),

@@ -41,6 +41,9 @@ pub struct GpuConfig {
     pub completion: Completion,
     /// The most warp instructions of one cluster.
     pub instruction_limit: Option<u64>,
+    /// Whether races, missing fences and uses of what nothing has written are
+    /// faults.
+    pub check: bool,
 }
 
 impl Default for GpuConfig {
@@ -55,6 +58,7 @@ impl Default for GpuConfig {
             threads: 0,
             completion: Completion::Early,
             instruction_limit: None,
+            check: false,
         }
     }
 }

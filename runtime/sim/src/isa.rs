@@ -166,6 +166,25 @@ pub struct Wgmma {
     pub trans_b: bool,
 }
 
+/// `mma.sync` (PTX ISA 9.7.14.5.14). M is 16 or 8, N is 8; registers are in
+/// the order of the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mma {
+    pub k: u8,
+    pub kind: MmaKind,
+    pub d: Vec<R>,
+    pub a: Vec<R>,
+    pub b: Vec<R>,
+    pub c: Vec<R>,
+}
+
+impl Mma {
+    /// Groups of eight rows of A: each register of B meets so many of A.
+    pub fn row_blocks(&self) -> usize {
+        self.a.len() / self.b.len()
+    }
+}
+
 /// What a bulk copy moves.
 #[derive(Debug, Clone, PartialEq)]
 pub enum BulkKind {
@@ -537,6 +556,7 @@ pub enum Op {
         d: R,
         a: R,
     },
+    Mma(Box<Mma>),
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -77,6 +77,7 @@ impl Group {
             flight: &mut self.flight,
             cluster: &mut self.cluster,
             stats: &mut self.stats,
+            mma: &mut self.mma,
         }
     }
 

@@ -615,6 +615,8 @@ instructions! {
         70 80 "mma.sync.aligned<.m16n8k8|.m16n8k16>.row.col.f32.bf16.bf16.f32 D, A, B, C";
         70 80 "mma.sync.aligned<.m16n8k4|.m16n8k8>.row.col.f32.tf32.tf32.f32 D, A, B, C";
         84 89 "mma.sync.aligned.m16n8k32.row.col.f32<.e4m3|.e5m2><.e4m3|.e5m2>.f32 D, A, B, C";
+        87 89 "mma.sync.aligned.m16n8k16.row.col.f32<.e4m3|.e5m2><.e4m3|.e5m2>.f32 D, A, B, C";
+        87 89 "mma.sync.aligned<.m16n8k16|.m16n8k32>.row.col.f16<.e4m3|.e5m2><.e4m3|.e5m2>.f16 D, A, B, C";
         65 75 "mma.sync.aligned<.m8n8k16|.m16n8k16|.m16n8k32>.row.col{.satfinite}.s32<.u8|.s8><.u8|.s8>.s32 D, A, B, C";
         70 80 "mma.sync.aligned<.m8n8k4|.m16n8k4|.m16n8k8|.m16n8k16>.row.col.f64.f64.f64.f64 D, A, B, C";
     }

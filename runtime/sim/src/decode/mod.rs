@@ -13,6 +13,7 @@ mod cfg;
 mod control;
 mod float;
 mod memory;
+mod mma;
 mod moves;
 mod operands;
 mod slots;

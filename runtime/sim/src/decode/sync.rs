@@ -200,6 +200,7 @@ impl<'a> Decoder<'a> {
                 let (d, a) = (self.d32(frame, &o[0])?, self.s32(frame, &o[1], Type::B32)?);
                 Op::Movmatrix { d, a }
             }
+            Mma => self.mma(frame, inst)?,
             _ => return Ok(false),
         };
         self.push(op);

@@ -10,7 +10,7 @@
 //!
 //! [`Core::run`] is the loop; register instructions are in [`alu`], memory in
 //! [`mem`], warp-wide ones in [`warp_ops`], barriers in [`sync`], asynchronous
-//! copies in [`copy`] and tensor-core ones in [`wgmma`].
+//! copies in [`copy`] and tensor-core ones in [`wgmma`] and [`mma`].
 
 pub mod alu;
 mod alu_rare;
@@ -19,6 +19,7 @@ pub mod copy;
 mod cvt;
 mod matrix;
 pub mod mem;
+pub mod mma;
 pub mod special;
 pub mod state;
 pub mod sync;
@@ -273,6 +274,7 @@ impl Core<'_> {
             Op::Ldmatrix { trans, d, addr } => self.ldmatrix(*trans, d, *addr, active, consts)?,
             Op::Stmatrix { trans, a, addr } => self.stmatrix(*trans, a, *addr, active, consts)?,
             Op::Movmatrix { d, a } => self.movmatrix(*d, *a, active, consts)?,
+            Op::Mma(mma) => self.mma(mma, active, consts)?,
             _ => return Err(illegal("an instruction without an executor")),
         }
         Ok(Next::Step)

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use super::alu::Regs;
 use super::copy::AsyncOp;
+use super::mma;
 use super::wgmma::{PendingMma, Scratch};
 use crate::isa::{BarRed, Kernel, P, R};
 use crate::launch::Completion;
@@ -293,6 +294,7 @@ pub struct Group {
     pub cluster: ClusterBarrier,
     pub stats: Counters,
     pub scratch: Scratch,
+    pub mma: mma::Scratch,
 }
 
 /// One warp with everything that it may touch.
@@ -303,4 +305,5 @@ pub struct Core<'a> {
     pub flight: &'a mut Flight,
     pub cluster: &'a mut ClusterBarrier,
     pub stats: &'a mut Counters,
+    pub mma: &'a mut mma::Scratch,
 }

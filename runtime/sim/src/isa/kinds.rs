@@ -4,6 +4,7 @@
 use mcc_ptx::Type;
 
 use crate::numerics::convert::Rounding;
+use crate::numerics::wgmma::Element;
 
 /// Operations with a 32-bit result from up to three 32-bit operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,4 +271,24 @@ pub enum FenceKind {
     ProxyAlias,
     ProxyTensormap,
     MbarrierInit,
+}
+
+/// The arithmetic of an `mma.sync`. `half` stands for FP16 accumulators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MmaKind {
+    Float {
+        element: Element,
+        half: bool,
+    },
+    Fp8 {
+        a_e5m2: bool,
+        b_e5m2: bool,
+        half: bool,
+    },
+    Integer {
+        a_signed: bool,
+        b_signed: bool,
+        saturate: bool,
+    },
+    Double,
 }

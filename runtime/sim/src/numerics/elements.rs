@@ -49,7 +49,8 @@ impl Element {
 
 /// Exponent of a zero: sums with it stay far below every real one.
 pub(super) const ZERO_EXP: i16 = -4000;
-pub(super) const NAN: u32 = 0x7fff_ffff;
+/// The NaN that tensor cores write.
+pub const NAN: u32 = 0x7fff_ffff;
 
 #[inline(always)]
 pub(super) fn exponent(v: f32, min_exp: i16) -> i16 {

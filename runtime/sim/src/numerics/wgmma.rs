@@ -28,8 +28,8 @@
 //! which is the definition in integers.
 
 use super::convert::{self, F16, Rounding};
-pub use super::elements::Element;
-use super::elements::{NAN, ZERO_EXP, decode_codes, exponent, pow2};
+pub use super::elements::{Element, NAN};
+use super::elements::{ZERO_EXP, decode_codes, exponent, pow2};
 
 /// How many bits the adder and the result keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

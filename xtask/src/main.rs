@@ -10,6 +10,7 @@
 mod bless;
 mod demo;
 mod error;
+mod foreign;
 mod gpu_kit;
 mod ptxas_report;
 mod setup;
@@ -46,6 +47,8 @@ enum Command {
     Test(test::Args),
     /// Run the tests and accept every snapshot that changed (read the diff before you commit it)
     Bless(bless::Args),
+    /// Compile again the simulator's test kernels that nvcc and Triton make
+    Foreign(foreign::Args),
     /// Make the folder that proves and measures a GPU host
     GpuKit(gpu_kit::Args),
     /// Assemble PTX files for sm_90a and show registers, spills, barriers and messages
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Test(args) => test::main(&args),
         Command::Bless(args) => bless::main(&args),
+        Command::Foreign(args) => foreign::main(&args),
         Command::GpuKit(args) => gpu_kit::main(&args),
         Command::PtxasReport(args) => ptxas_report::main(&args),
         Command::Size(args) => size::main(&args),

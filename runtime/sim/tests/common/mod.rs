@@ -45,7 +45,17 @@ pub fn launch(
     cfg: &LaunchConfig,
     args: &[Arg],
 ) -> Result<LaunchStats, SimError> {
-    let layout = m.param_layout("k")?;
+    launch_kernel(gpu, m, "k", cfg, args)
+}
+
+pub fn launch_kernel(
+    gpu: &Gpu,
+    m: &Module,
+    kernel: &str,
+    cfg: &LaunchConfig,
+    args: &[Arg],
+) -> Result<LaunchStats, SimError> {
+    let layout = m.param_layout(kernel)?;
     let total = layout.last().map_or(0, |(o, s)| o + s);
     let mut bytes = vec![0; total];
     assert_eq!(args.len(), layout.len());
@@ -58,7 +68,7 @@ pub fn launch(
         assert_eq!(data.len(), size);
         bytes[at..at + size].copy_from_slice(&data);
     }
-    gpu.launch(m, "k", cfg, &bytes)
+    gpu.launch(m, kernel, cfg, &bytes)
 }
 
 pub fn upload(gpu: &Gpu, data: &[u8]) -> u64 {

@@ -30,6 +30,7 @@ fn deployed_and_authoring_crates_never_reach_llvm_mlir_or_egg() {
     for krate in [
         "mcc-runtime",
         "mcc-sim",
+        "mcc-sim-run",
         "mcc-bundle",
         "mcc-ptx",
         "mcc-ir",

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! args      what commands share: bundle, weights, device, statistics, traces
-//! run eval serve check bench inspect doctor      one file a command
+//! run eval serve check bench inspect doctor sim      one file a command
 //! ```
 
 mod args;
@@ -16,6 +16,7 @@ mod eval;
 mod inspect;
 mod run;
 mod serve;
+mod sim;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Tells what this machine can run bundles on, and what it lacks for it.
     Doctor(doctor::Args),
+    /// Runs a kernel of a PTX file on the simulated device, as a launch file says.
+    Sim(sim::Args),
 }
 
 /// Why a command failed.
@@ -76,12 +79,18 @@ enum Failure {
     Incomplete,
     #[error("the devices do not agree")]
     Disagree,
+    /// What was handed to `sim` cannot be run.
+    #[error(transparent)]
+    Launch(#[from] mcc_sim_run::InputError),
+    #[error("the kernel does not do what it should; see above")]
+    Kernel,
 }
 
 impl Failure {
     const fn code(&self) -> u8 {
         match self {
             Self::Runtime(err) if err.is_environment() => 2,
+            Self::Launch(_) => 2,
             _ => 1,
         }
     }
@@ -125,6 +134,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,6 @@
 //!
 //!     cargo run --release -p mcc-sim --example speed
 
-use std::sync::OnceLock;
 use std::time::Instant;
 
 use mcc_sim::numerics::wgmma::{Element, Tile, mma};
@@ -11,13 +10,15 @@ use mcc_sim::{Gpu, GpuConfig, LaunchConfig, SimError};
 
 const HEADER: &str = ".version 8.6\n.target sm_90a\n.address_size 64\n";
 
-/// Nanoseconds that this thread has run, where the system tells; else time.
-fn now() -> f64 {
-    static START: OnceLock<Instant> = OnceLock::new();
-    let on_cpu = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
-    on_cpu
-        .and_then(|s| s.split_whitespace().next()?.parse().ok())
-        .unwrap_or_else(|| START.get_or_init(Instant::now).elapsed().as_nanos() as f64)
+/// The least time of several rounds, in nanoseconds: the machine may be shared.
+fn least(rounds: u32, mut f: impl FnMut() -> Result<u64, SimError>) -> Result<f64, SimError> {
+    let mut best = f64::INFINITY;
+    for _ in 0..rounds {
+        let start = Instant::now();
+        let work = f()?;
+        best = best.min(start.elapsed().as_nanos() as f64 / work as f64);
+    }
+    Ok(best)
 }
 
 fn main() -> Result<(), SimError> {
@@ -59,25 +60,22 @@ fn main() -> Result<(), SimError> {
         let m = gpu.load_module(&text)?;
         let buffer = gpu.alloc(1 << 16, 256)?;
         let cfg = LaunchConfig::new(4, 128);
-        let start = now();
-        let stats = gpu.launch(&m, "k", &cfg, &buffer.to_le_bytes())?;
-        let ns = now() - start;
-        println!(
-            "{name:20} {:6.1} ns an instruction",
-            ns / stats.warp_instructions as f64
-        );
+        let ns = least(20, || {
+            let stats = gpu.launch(&m, "k", &cfg, &buffer.to_le_bytes())?;
+            Ok(stats.warp_instructions)
+        })?;
+        println!("{name:20} {ns:6.1} ns an instruction");
     }
 
     let m = gpu.load_module(&format!("{HEADER}.visible .entry k() {{ ret; }}"))?;
     for (blocks, threads) in [(1, 128), (32, 384)] {
-        let start = now();
-        for _ in 0..1000 {
-            gpu.launch(&m, "k", &LaunchConfig::new(blocks, threads), &[])?;
-        }
-        println!(
-            "empty launch, {blocks} x {threads}: {:.1} us",
-            (now() - start) / 1e6
-        );
+        let ns = least(20, || {
+            for _ in 0..100 {
+                gpu.launch(&m, "k", &LaunchConfig::new(blocks, threads), &[])?;
+            }
+            Ok(100)
+        })?;
+        println!("empty launch, {blocks} x {threads}: {:.1} us", ns / 1e3);
     }
 
     for (name, element, zero_rows) in [
@@ -100,14 +98,14 @@ fn main() -> Result<(), SimError> {
         let b: Vec<u8> = (0..n * 32).map(code).collect();
         let (mut at, mut bt) = (Tile::default(), Tile::default());
         let mut c = vec![0f32; 64 * n];
-        let rounds = 2000;
-        let start = now();
-        for _ in 0..rounds {
-            at.load(element, &a, 64, false);
-            bt.load(element, &b, n, false);
-            mma(element.precision(), &at, &mut bt, &mut c, 0);
-        }
-        let ns = (now() - start) / f64::from(rounds);
+        let ns = least(20, || {
+            for _ in 0..100 {
+                at.load(element, &a, 64, false);
+                bt.load(element, &b, n, false);
+                mma(element.precision(), &at, &mut bt, &mut c, 0);
+            }
+            Ok(100)
+        })?;
         println!(
             "{name:20} {:6.3} ns a MAC, {:.1} us a wgmma",
             ns / (64 * n * element.k()) as f64,

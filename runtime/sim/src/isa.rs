@@ -91,6 +91,8 @@ pub struct St {
     pub size: u8,
     pub addr: Addr,
     pub src: Vec<Row>,
+    /// `st.release`, `st.volatile`, `st.relaxed`.
+    pub strong: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -10,6 +10,7 @@ use crate::decode;
 use crate::error::SimError;
 use crate::exec::state::{Counters, Env, Group};
 use crate::isa::Kernel;
+use crate::memory::cells::{self, Cells};
 use crate::memory::{Memory, Table};
 
 /// Launches of fewer warp instructions run on the calling thread.
@@ -289,24 +290,20 @@ impl Gpu {
     }
 
     pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), SimError> {
-        self.memory.with(addr, data.len() as u64, |p| {
-            // SAFETY: `with` has checked the range.
-            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), p, data.len()) }
-        })
+        let len = data.len() as u64;
+        let put = |cells: &Cells, at| cells::write(cells, at, data);
+        self.memory.with(addr, len, put)
     }
 
     pub fn read(&self, addr: u64, out: &mut [u8]) -> Result<(), SimError> {
-        self.memory.with(addr, out.len() as u64, |p| {
-            // SAFETY: as above.
-            unsafe { std::ptr::copy_nonoverlapping(p, out.as_mut_ptr(), out.len()) }
-        })
+        let len = out.len() as u64;
+        let get = |cells: &Cells, at| cells::read(cells, at, out);
+        self.memory.with(addr, len, get)
     }
 
     pub fn fill(&self, addr: u64, byte: u8, len: u64) -> Result<(), SimError> {
-        self.memory.with(addr, len, |p| {
-            // SAFETY: as above.
-            unsafe { std::ptr::write_bytes(p, byte, len as usize) }
-        })
+        let set = |cells: &Cells, at| cells::fill(cells, at, byte, len as usize);
+        self.memory.with(addr, len, set)
     }
 
     /// Parses and decodes PTX, and places its global variables.
@@ -367,17 +364,14 @@ impl Gpu {
                 kernel: k.name.clone(),
                 message,
             })?;
-        // Parameters are read as words: keep them aligned.
-        let mut words = vec![0u64; params.len().div_ceil(8)];
-        // SAFETY: the vector holds at least `params.len()` bytes.
-        let aligned: &mut [u8] =
-            unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), params.len()) };
-        aligned.copy_from_slice(params);
+        // Parameters are read as words, two at a time at most.
+        let mut words = vec![0u32; params.len().next_multiple_of(8) / 4];
+        bytemuck::cast_slice_mut(&mut words)[..params.len()].copy_from_slice(params);
         let view: Arc<Table> = self.memory.view();
         let env = Env {
             kernel: k,
             table: &view,
-            params: aligned,
+            params: &words,
             grid: cfg.grid,
             block: cfg.block,
             cluster: cfg.cluster,

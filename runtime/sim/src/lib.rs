@@ -16,6 +16,8 @@
 //! What a program does wrong ends in a [`SimError`] that names the PTX line and
 //! the thread.
 
+#![forbid(unsafe_code)]
+
 mod decode;
 mod error;
 mod exec;
@@ -25,6 +27,7 @@ mod mbarrier;
 mod memory;
 pub mod numerics;
 mod schedule;
+mod simd;
 mod tensor_map;
 mod tma;
 

@@ -16,13 +16,15 @@
 //! access beyond its end faults. Addresses are never reused: an access after
 //! `free` faults as well. Of a reservation, what is not mapped faults.
 //!
-//! Device threads of several CTAs run on several host threads. Plain accesses
-//! are relaxed atomics of their own width, so that a race in the simulated
-//! program is a race there and nothing worse here; bulk copies move bytes.
+//! Device threads of several CTAs run on several host threads, so global memory
+//! is made of atomic [`cells`].
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+pub(crate) mod cells;
+
 use std::sync::{Arc, RwLock};
+
+use bytemuck::allocation::try_zeroed_slice_box;
+use cells::Cells;
 
 use crate::error::SimError;
 
@@ -40,49 +42,43 @@ pub const SHARED_START: u32 = 1024;
 const PAGE_SHIFT: u32 = 16;
 const NO_ALLOCATION: u32 = u32::MAX;
 const HOST_ALIGN: usize = 256;
+/// Bytes of a cell.
+const CELL: usize = 4;
 
-/// Host bytes behind device addresses.
+/// Host memory behind device addresses.
 #[derive(Debug)]
 struct Backing {
-    /// The first byte, aligned to [`HOST_ALIGN`].
-    host: *mut u8,
-    /// What the system gave.
-    base: *mut u8,
-    layout: Layout,
+    cells: Box<Cells>,
+    /// The first cell that is used: its host address is a multiple of [`HOST_ALIGN`].
+    first: usize,
+    /// Bytes from there on.
+    bytes: u64,
 }
 
 impl Backing {
     fn zeroed(bytes: u64) -> Result<Arc<Backing>, SimError> {
+        let spare = HOST_ALIGN / CELL;
+        let count = usize::try_from(bytes.div_ceil(CELL as u64))
+            .ok()
+            .and_then(|n| n.checked_add(spare))
+            .ok_or_else(|| SimError::Memory(format!("{bytes} bytes are too many")))?;
         // Zeroed memory of a plain alignment comes untouched from the system; of a larger one it would be written,
         // and a reservation of many gigabytes with it. So align within.
-        let layout = usize::try_from(bytes)
-            .ok()
-            .and_then(|n| n.checked_add(HOST_ALIGN))
-            .and_then(|n| Layout::from_size_align(n, 16).ok())
-            .ok_or_else(|| SimError::Memory(format!("{bytes} bytes are too many")))?;
-        // SAFETY: the size is not zero.
-        let base = unsafe { alloc_zeroed(layout) };
-        if base.is_null() {
-            return Err(SimError::Memory(format!(
-                "the host has no {bytes} bytes left"
-            )));
-        }
-        // SAFETY: there are `HOST_ALIGN` bytes more than asked for.
-        let host = unsafe { base.add(base.align_offset(HOST_ALIGN)) };
-        Ok(Arc::new(Backing { host, base, layout }))
+        let cells: Box<Cells> = try_zeroed_slice_box(count)
+            .map_err(|()| SimError::Memory(format!("the host has no {bytes} bytes left")))?;
+        let address = cells.as_ptr().addr();
+        let first = (address.next_multiple_of(HOST_ALIGN) - address) / CELL;
+        Ok(Arc::new(Backing {
+            cells,
+            first,
+            bytes,
+        }))
     }
-}
 
-// SAFETY: the bytes are only touched through raw pointers and atomics, and the
-// pointer itself never changes.
-unsafe impl Send for Backing {}
-// SAFETY: as above.
-unsafe impl Sync for Backing {}
-
-impl Drop for Backing {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout in `Backing::zeroed`.
-        unsafe { dealloc(self.base, self.layout) }
+    /// The host address of a byte, for those outside who share the memory.
+    fn host(&self, at: u64) -> *mut u8 {
+        let cells = self.cells.as_ptr().cast_mut().cast::<u8>();
+        cells.wrapping_add(self.first * CELL + at as usize)
     }
 }
 
@@ -92,17 +88,12 @@ impl Drop for Backing {
 pub(crate) struct Allocation {
     pub start: u64,
     pub len: u64,
-    /// Of the first byte, in `backing`.
-    host: *mut u8,
+    /// Of the first byte, in `backing`: whole cells.
+    at: u64,
     backing: Arc<Backing>,
     /// Whether it takes device memory.
     counted: bool,
 }
-
-// SAFETY: as for `Backing`, into which the pointer points.
-unsafe impl Send for Allocation {}
-// SAFETY: as above.
-unsafe impl Sync for Allocation {}
 
 /// A range of addresses, of which parts can be mapped.
 #[derive(Debug, Clone)]
@@ -116,8 +107,11 @@ struct Reservation {
 }
 
 impl Allocation {
-    pub fn host(&self) -> *mut u8 {
-        self.host
+    /// The cells from the first byte on.
+    #[inline(always)]
+    pub fn cells(&self) -> &Cells {
+        let from = self.backing.first + self.at as usize / CELL;
+        &self.backing.cells[from..from + (self.len as usize).div_ceil(CELL)]
     }
 
     /// The same bytes, but more or fewer of them.
@@ -125,7 +119,7 @@ impl Allocation {
         Allocation {
             start: self.start,
             len,
-            host: self.host,
+            at: self.at,
             backing: Arc::clone(&self.backing),
             counted: self.counted,
         }
@@ -146,18 +140,17 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The host address of `len` bytes at a device address, when they lie in
-    /// one allocation.
+    /// The cells of the allocation in which `len` bytes at a device address
+    /// lie, and the offset of the first of the bytes.
     #[inline(always)]
-    pub fn resolve(&self, addr: u64, len: u64) -> Option<*mut u8> {
+    pub fn resolve(&self, addr: u64, len: u64) -> Option<(&Cells, usize)> {
         let a = self.find(addr)?;
         let offset = addr - a.start;
         // The page lookup guarantees addr >= start.
         if offset.checked_add(len)? > a.len {
             return None;
         }
-        // SAFETY: offset + len lies inside the allocation.
-        Some(unsafe { a.host.add(offset as usize) })
+        Some((a.cells(), offset as usize))
     }
 
     #[inline(always)]
@@ -184,7 +177,7 @@ impl Table {
         self.slots.push(Some(Arc::new(Allocation {
             start,
             len,
-            host: backing.host,
+            at: 0,
             backing: Arc::clone(backing),
             counted,
         })));
@@ -209,12 +202,10 @@ impl Table {
     /// Makes a part of a reservation an allocation.
     fn attach(&mut self, r: &Reservation, start: u64, len: u64) -> u32 {
         let slot = self.slots.len() as u32;
-        // SAFETY: the part lies inside of the reservation's bytes.
-        let host = unsafe { r.backing.host.add((start - r.start) as usize) };
         self.slots.push(Some(Arc::new(Allocation {
             start,
             len,
-            host,
+            at: start - r.start,
             backing: Arc::clone(&r.backing),
             counted: false,
         })));
@@ -351,7 +342,7 @@ impl Memory {
             let slot = slots
                 .find(|a| a.start == addr)
                 .ok_or_else(|| SimError::Memory(format!("no allocation starts at {addr:#x}")))?;
-            let most = slot.backing.layout.size() as u64;
+            let most = slot.backing.bytes;
             if bytes > most {
                 return Err(SimError::Memory(format!(
                     "{bytes} bytes of an allocation that grows to {most} were asked for"
@@ -385,7 +376,7 @@ impl Memory {
             let start = t.next_address(1 << PAGE_SHIFT);
             t.place(start, len, &backing, false);
             t.guard();
-            Ok((start, backing.host))
+            Ok((start, backing.host(0)))
         })
     }
 
@@ -500,76 +491,42 @@ impl Memory {
                     .is_some_and(|end| end <= r.start + r.len)
         };
         let r = view.reservations.iter().find(inside)?;
-        // SAFETY: the range lies inside of the reservation's bytes.
-        Some(unsafe { r.backing.host.add((addr - r.start) as usize) })
+        Some(r.backing.host(addr - r.start))
     }
 
     pub fn free(&self, addr: u64) -> Result<(), SimError> {
         self.edit(|t| {
-            let slot = t.slots.iter_mut().find(|s| {
-                s.as_ref()
-                    .is_some_and(|a| a.start == addr && a.host == a.backing.host)
-            });
-            match slot {
-                Some(slot) => {
+            let inside = |r: &Reservation| (r.start..r.start + r.len).contains(&addr);
+            let reserved = t.reservations.iter().any(inside);
+            let mut slots = t.slots.iter_mut();
+            match slots.find(|s| s.as_ref().is_some_and(|a| a.start == addr)) {
+                // What is mapped in a reservation is no allocation.
+                Some(slot) if !reserved => {
                     *slot = None;
                     Ok(())
                 }
-                None => Err(SimError::Memory(format!(
+                _ => Err(SimError::Memory(format!(
                     "no allocation starts at {addr:#x}"
                 ))),
             }
         })
     }
 
-    /// Runs `f` on the host address of a range, or names what is wrong.
+    /// Runs `f` on the cells around a range and the range's offset in them, or
+    /// names what is wrong.
     pub fn with<T>(
         &self,
         addr: u64,
         len: u64,
-        f: impl FnOnce(*mut u8) -> T,
+        f: impl FnOnce(&Cells, usize) -> T,
     ) -> Result<T, SimError> {
         let view = self.view();
         match view.resolve(addr, len) {
-            Some(host) => Ok(f(host)),
+            Some((cells, at)) => Ok(f(cells, at)),
             None => Err(SimError::Memory(format!(
                 "{len} bytes at {addr:#x} are not allocated{}",
                 view.describe(addr)
             ))),
-        }
-    }
-}
-
-/// A relaxed load of 1, 2, 4 or 8 bytes.
-///
-/// # Safety
-/// `p` is valid for `SIZE` bytes and aligned to them.
-#[inline(always)]
-pub(crate) unsafe fn load<const SIZE: usize>(p: *const u8) -> u64 {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        match SIZE {
-            1 => u64::from((*p.cast::<AtomicU8>()).load(Ordering::Relaxed)),
-            2 => u64::from((*p.cast::<AtomicU16>()).load(Ordering::Relaxed)),
-            4 => u64::from((*p.cast::<AtomicU32>()).load(Ordering::Relaxed)),
-            _ => (*p.cast::<AtomicU64>()).load(Ordering::Relaxed),
-        }
-    }
-}
-
-/// A relaxed store of the low `SIZE` bytes.
-///
-/// # Safety
-/// As [`load`].
-#[inline(always)]
-pub(crate) unsafe fn store<const SIZE: usize>(p: *mut u8, v: u64) {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        match SIZE {
-            1 => (*p.cast::<AtomicU8>()).store(v as u8, Ordering::Relaxed),
-            2 => (*p.cast::<AtomicU16>()).store(v as u16, Ordering::Relaxed),
-            4 => (*p.cast::<AtomicU32>()).store(v as u32, Ordering::Relaxed),
-            _ => (*p.cast::<AtomicU64>()).store(v, Ordering::Relaxed),
         }
     }
 }
@@ -618,17 +575,20 @@ mod tests {
         assert!(m.unmap(a, 2 * page).is_err(), "not mapped as a whole");
         assert!(m.free(a + page).is_err(), "a run is no allocation");
         // What is unmapped keeps its bytes.
-        m.with(a + 2 * page, 1, |p| unsafe { p.write(7) })
+        m.with(a + 2 * page, 1, |c, at| cells::store::<1>(c, at, 7))
             .expect("mapped");
         m.unmap(a + 2 * page, page).expect("mapped");
         assert!(m.view().resolve(a + 2 * page - 1, 2).is_none());
         assert!(m.view().resolve(a + 3 * page, page).is_some());
         m.map(a + 2 * page, page).expect("free again");
-        assert_eq!(m.with(a + 2 * page, 1, |p| unsafe { p.read() }), Ok(7));
+        assert_eq!(m.with(a + 2 * page, 1, cells::load::<1>), Ok(7));
         // Reservations take no memory of the device, nor does the host's.
         let (h, host) = m.alloc_host(100).expect("host memory");
         let b = m.alloc(page, 1).expect("the whole device");
-        assert_eq!(m.view().resolve(h, 100), Some(host));
+        let view = m.view();
+        let (cells, at) = view.resolve(h, 100).expect("mapped");
+        assert_eq!((cells.as_ptr().addr(), at), (host.addr(), 0));
+        assert_eq!(host.addr() % HOST_ALIGN, 0);
         assert!(m.alloc(1, 1).is_err());
         m.unreserve(a).expect("reserved");
         assert!(m.view().resolve(a + page, 1).is_none() && m.view().resolve(b, 1).is_some());

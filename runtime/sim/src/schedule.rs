@@ -240,9 +240,7 @@ impl Group {
                 ..
             } => {
                 let state = self.ctas[at as usize]
-                    .shared_ptr(offset, 8)
-                    // SAFETY: in bounds; aligned when the wait began.
-                    .map(|p| unsafe { crate::memory::load::<8>(p) })
+                    .shared_pair(offset)
                     .and_then(|w| crate::mbarrier::Mbarrier::from_word(w).ok());
                 let rank = if at as usize == cta {
                     0

@@ -14,6 +14,7 @@ use mcc_ptx::Type;
 use crate::exec::atom;
 use crate::isa::AtomOp;
 use crate::memory::Table;
+use crate::memory::cells;
 use crate::tensor_map::{Swizzle, TensorElem, TensorMap};
 
 /// A tensor map in the form that a transfer needs.
@@ -84,15 +85,13 @@ impl Tile {
         self.bytes
     }
 
-    /// Moves the box at `coords`.
-    ///
-    /// # Safety
-    /// `shared` is valid for [`Self::bytes`]; `address` is its shared address.
-    pub unsafe fn transfer(
+    /// Moves the box at `coords`; `shared` is its [`Self::bytes`] at the shared
+    /// address `address`.
+    pub fn transfer(
         &self,
         table: &Table,
         coords: &[i32; 5],
-        shared: *mut u8,
+        shared: &mut [u8],
         address: u32,
         direction: Direction,
     ) -> Result<(), TileError> {
@@ -113,18 +112,15 @@ impl Tile {
                 }
                 row = row.wrapping_add(x as u64 * self.strides[d]);
             }
-            // SAFETY: at + row_bytes <= bytes.
-            unsafe {
-                self.row(
-                    table,
-                    inside.then_some(row),
-                    coords[0],
-                    shared,
-                    address,
-                    at,
-                    direction,
-                )?;
-            }
+            self.row(
+                table,
+                inside.then_some(row),
+                coords[0],
+                shared,
+                address,
+                at,
+                direction,
+            )?;
             at += row_bytes;
             let mut d = 1;
             loop {
@@ -141,17 +137,14 @@ impl Tile {
         }
     }
 
-    /// One innermost row of the box.
-    ///
-    /// # Safety
-    /// As [`Self::transfer`]; the row starts `at` bytes into the box.
+    /// One innermost row of the box, which starts `at` bytes into it.
     #[allow(clippy::too_many_arguments)] // Private; the row of one transfer.
-    unsafe fn row(
+    fn row(
         &self,
         table: &Table,
         row: Option<u64>,
         first: i32,
-        shared: *mut u8,
+        shared: &mut [u8],
         address: u32,
         at: u64,
         direction: Direction,
@@ -183,18 +176,15 @@ impl Tile {
             }
         }
         if direction == Direction::Load && (low > 0 || high < count) {
-            // SAFETY: both ranges are inside the box, whose rows are whole 16-byte units.
-            unsafe {
-                self.fill(shared, &place, 0, u64::from(low) * size);
-                self.fill(shared, &place, u64::from(high) * size, row_bytes);
-            }
+            self.fill(shared, &place, 0, u64::from(low) * size);
+            self.fill(shared, &place, u64::from(high) * size, row_bytes);
         }
         let (Some(row), true) = (row, low < high) else {
             return Ok(());
         };
         let start = row.wrapping_add((first + i64::from(low) * step) as u64 * size);
         let span = (u64::from(high - low - 1) * step as u64 + 1) * size;
-        let Some(global) = table.resolve(start, span) else {
+        let Some((cells, from)) = table.resolve(start, span) else {
             return Err(TileError::Global {
                 address: start,
                 bytes: span,
@@ -204,36 +194,29 @@ impl Tile {
         let whole = low == 0 && high == count && step == 1;
         if whole && !matches!(direction, Direction::Reduce(_)) {
             // 16-byte units stay together; the swizzle moves them.
-            for u in (0..u64::from(count) * size).step_by(16) {
-                // SAFETY: both sides hold the whole row; a row is a multiple
-                // of 16 bytes.
-                unsafe {
-                    let (g, s) = (global.add(u as usize), shared.add(place(u)));
-                    if direction == Direction::Load {
-                        std::ptr::copy_nonoverlapping(g, s, 16);
-                    } else {
-                        std::ptr::copy_nonoverlapping(s, g, 16);
-                    }
+            for u in (0..(u64::from(count) * size) as usize).step_by(16) {
+                let unit = &mut shared[place(u as u64)..][..16];
+                if direction == Direction::Load {
+                    cells::read(cells, from + u, unit);
+                } else {
+                    cells::write(cells, from + u, unit);
                 }
             }
             return Ok(());
         }
         for i in low..high {
-            // SAFETY: `span` bytes were resolved; the element is inside.
-            unsafe {
-                let g = global.add((u64::from(i - low) * step as u64 * size) as usize);
-                let s = shared.add(place(u64::from(i) * size));
-                match direction {
-                    Direction::Load => std::ptr::copy_nonoverlapping(g, s, size as usize),
-                    Direction::Store => std::ptr::copy_nonoverlapping(s, g, size as usize),
-                    Direction::Reduce(op) => {
-                        let mut v = [0u8; 8];
-                        std::ptr::copy_nonoverlapping(s, v.as_mut_ptr(), size as usize);
-                        let ty = self.reduce_type().ok_or_else(|| {
-                            TileError::Map(format!("{:?} elements cannot be reduced", self.elem))
-                        })?;
-                        atom::update(g, op, ty, u64::from_le_bytes(v), 0);
-                    }
+            let global = from + (u64::from(i - low) * step as u64 * size) as usize;
+            let element = &mut shared[place(u64::from(i) * size)..][..size as usize];
+            match direction {
+                Direction::Load => cells::read(cells, global, element),
+                Direction::Store => cells::write(cells, global, element),
+                Direction::Reduce(op) => {
+                    let mut v = [0u8; 8];
+                    v[..size as usize].copy_from_slice(element);
+                    let ty = self.reduce_type().ok_or_else(|| {
+                        TileError::Map(format!("{:?} elements cannot be reduced", self.elem))
+                    })?;
+                    atom::update(cells, global, op, ty, u64::from_le_bytes(v), 0);
                 }
             }
         }
@@ -257,10 +240,8 @@ impl Tile {
 
     /// Writes what elements out of bounds read as into bytes `from..to` of a row. Units of 16 bytes stay
     /// together under the swizzle, so whole units go at once: most of a decode step's boxes is out of bounds.
-    ///
-    /// # Safety
-    /// `shared` is valid for the row; `from` and `to` are multiples of the element's size.
-    unsafe fn fill(&self, shared: *mut u8, place: &impl Fn(u64) -> usize, from: u64, to: u64) {
+    /// `from` and `to` are multiples of the element's size.
+    fn fill(&self, shared: &mut [u8], place: &impl Fn(u64) -> usize, from: u64, to: u64) {
         let nan: u64 = match self.elem {
             TensorElem::F16 => 0x7fff,
             TensorElem::Bf16 => 0x7fff,
@@ -279,10 +260,7 @@ impl Tile {
         while at < to {
             // Up to the end of the unit that `at` lies in.
             let n = (16 - at % 16).min(to - at);
-            // SAFETY: by the caller's promise.
-            unsafe {
-                std::ptr::copy_nonoverlapping(unit.as_ptr(), shared.add(place(at)), n as usize);
-            }
+            shared[place(at)..][..n as usize].copy_from_slice(&unit[..n as usize]);
             at += n;
         }
     }

@@ -181,11 +181,15 @@ impl<'a> Decoder<'a> {
             .iter()
             .map(|o| self.source(frame, o, ty))
             .collect::<Decoded<Vec<Row>>>()?;
+        let strong = [Mod::Volatile, Mod::Relaxed, Mod::Release, Mod::Mmio]
+            .iter()
+            .any(|m| inst.has(*m));
         Ok(Op::St(Box::new(St {
             space,
             size: ty.bytes() as u8,
             addr,
             src,
+            strong,
         })))
     }
 

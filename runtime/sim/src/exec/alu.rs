@@ -3,7 +3,7 @@
 //! In: the register file, an instruction and the mask of active lanes. Out:
 //! the destination row, changed in active lanes only. Each operation computes
 //! all lanes, which the compiler turns into vector code, and then blends.
-//! The whole match is compiled twice, once with AVX2 and FMA.
+//! The whole match is compiled for several instruction sets.
 
 use crate::isa::{
     A32, A64, BoolOp, CONST, Cmp, CmpType, FULL, Op, P, PSrc, R, Row, Row32, Row64, Shift,
@@ -104,18 +104,10 @@ impl Regs {
 /// Runs a register instruction; false when the instruction is not one.
 #[inline]
 pub fn step(regs: &mut Regs, consts: Consts<'_>, op: &Op, mask: u32) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: the features are there.
-        return unsafe { step_avx2(regs, consts, op, mask) };
-    }
-    step_any(regs, consts, op, mask)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
-fn step_avx2(regs: &mut Regs, consts: Consts<'_>, op: &Op, mask: u32) -> bool {
-    step_any(regs, consts, op, mask)
+    crate::simd::with(
+        #[inline(always)]
+        || step_any(regs, consts, op, mask),
+    )
 }
 
 #[inline(always)]

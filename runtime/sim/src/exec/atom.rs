@@ -1,18 +1,19 @@
 //! `atom` and `red` (PTX ISA 9.7.13.5): read, compute, write as one step,
 //! also against other CTAs on other host threads.
 
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
-
 use mcc_ptx::Type;
 
 use super::alu::Consts;
+use super::reach::{Home, Place};
 use super::state::Core;
+use super::sync::lanes;
 use crate::error::{Exec, illegal};
 use crate::isa::{Atom, AtomOp, Space};
+use crate::memory::cells::{self, Cells};
 use crate::numerics::convert::{BF16, F16};
 use crate::numerics::rounding::{add_small, max_f32, min_f32};
 
-impl Core<'_> {
+impl<'a> Core<'a> {
     pub fn atom(&mut self, a: &Atom, mask: u32, consts: Consts<'_>) -> Exec<()> {
         if a.space == Space::Param || a.space == Space::Local {
             return Err(illegal("atomics need global or shared memory"));
@@ -20,7 +21,7 @@ impl Core<'_> {
         let size = u64::from(a.ty.bits() / 8);
         let len = size * a.b.len() as u64;
         let addrs = self.addresses(a.addr, mask, consts);
-        let p = self.pointers(a.space, &addrs, mask, len, len)?;
+        let places = self.places(a.space, &addrs, mask, len, len)?;
         self.flight.progress += 1;
         for (e, &b) in a.b.iter().enumerate() {
             let b = self.w.regs.get_wide(consts, b);
@@ -28,9 +29,10 @@ impl Core<'_> {
                 a.c.map(|c| self.w.regs.get_wide(consts, c))
                     .unwrap_or([0; 32]);
             let mut old = [0; 32];
-            for l in (0..32).filter(|l| mask >> l & 1 != 0) {
-                // SAFETY: checked for bounds and alignment above.
-                old[l] = unsafe { update(p[l].add(e * size as usize), a.op, a.ty, b[l], c[l]) };
+            for l in lanes(mask) {
+                let l = l as usize;
+                let place = places[l].add(e * size as usize);
+                old[l] = self.update(place, a.op, a.ty, b[l], c[l])?;
             }
             if let Some(dst) = &a.dst {
                 self.w.regs.put_wide(dst[e], &old, mask);
@@ -38,34 +40,24 @@ impl Core<'_> {
         }
         Ok(())
     }
+
+    /// Applies one atomic operation; gives the value before it.
+    pub fn update(&mut self, place: Place<'a>, op: AtomOp, ty: Type, b: u64, c: u64) -> Exec<u64> {
+        if let Home::Global(cells) = place.home {
+            return Ok(update(cells, place.at, op, ty, b, c));
+        }
+        // The rest belongs to this host thread alone.
+        let size = (ty.bits() / 8) as u8;
+        let old = self.load(place, size);
+        self.store(place, size, compute(op, ty, old, b, c))?;
+        Ok(old)
+    }
 }
 
-/// Applies one atomic operation; gives the value before it.
-///
-/// # Safety
-/// `p` is valid for the type and aligned to it.
-pub unsafe fn update(p: *mut u8, op: AtomOp, ty: Type, b: u64, c: u64) -> u64 {
-    let f = |old: u64| Some(compute(op, ty, old, b, c));
-    let order = Ordering::SeqCst;
-    // The closure always gives a value, so both results carry the old one.
-    // SAFETY: by the caller's promise.
-    unsafe {
-        match ty.bits() {
-            16 => {
-                let r = (*p.cast::<AtomicU16>())
-                    .fetch_update(order, order, |x| f(x.into()).map(|v| v as u16));
-                u64::from(r.unwrap_or_else(|x| x))
-            }
-            32 => {
-                let r = (*p.cast::<AtomicU32>())
-                    .fetch_update(order, order, |x| f(x.into()).map(|v| v as u32));
-                u64::from(r.unwrap_or_else(|x| x))
-            }
-            _ => (*p.cast::<AtomicU64>())
-                .fetch_update(order, order, f)
-                .unwrap_or_else(|x| x),
-        }
-    }
+/// Applies one atomic operation to global memory; gives the value before it.
+pub fn update(cells: &Cells, at: usize, op: AtomOp, ty: Type, b: u64, c: u64) -> u64 {
+    let size = ty.bits() as usize / 8;
+    cells::update(cells, at, size, |old| compute(op, ty, old, b, c))
 }
 
 /// The new value of a cell; also the element step of reducing bulk copies.

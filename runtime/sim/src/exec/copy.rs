@@ -8,13 +8,14 @@
 use mcc_ptx::Type;
 
 use super::alu::Consts;
+use super::reach::{self, Home, Place};
 use super::state::Core;
 use super::sync::lanes;
-use super::{atom, mem};
 use crate::error::{Exec, FaultKind, illegal, trouble};
 use crate::isa::{Addr, AtomOp, Bulk, BulkKind, CpAsync, Op, R, Space};
 use crate::launch::Completion;
 use crate::memory::RANK_SHIFT;
+use crate::memory::cells;
 use crate::tma::{Direction, Tile, TileError};
 
 /// A copy in flight.
@@ -110,7 +111,7 @@ impl Targets {
     }
 }
 
-impl Core<'_> {
+impl<'a> Core<'a> {
     pub fn copy_op(&mut self, op: &Op, active: u32, consts: Consts<'_>) -> Exec<()> {
         match op {
             Op::Bulk(b) => {
@@ -163,10 +164,9 @@ impl Core<'_> {
 
     /// Reads the 128 bytes of a tensor map.
     fn tensor_map(&mut self, space: Space, addr: u64, lane: u32) -> Exec<Tile> {
-        let p = self.pointer(space, addr, 128, 64, lane)?;
+        let place = self.place(space, addr, 128, 64, lane)?;
         let mut bytes = [0u8; 128];
-        // SAFETY: checked for 128 bytes.
-        unsafe { std::ptr::copy_nonoverlapping(p, bytes.as_mut_ptr(), 128) };
+        self.read(place, &mut bytes);
         Tile::decode(&bytes).map_err(|m| trouble(Some(lane), FaultKind::TensorMap(m)))
     }
 
@@ -233,7 +233,7 @@ impl Core<'_> {
                     self.value(*bytes, lane, consts),
                 );
                 aligned(shared, 16, "shared")?;
-                aligned(src, 16, mem::name(*src_space))?;
+                aligned(src, 16, reach::name(*src_space))?;
                 sized(bytes)?;
                 Work::Load {
                     src,
@@ -407,13 +407,7 @@ impl Core<'_> {
             Work::LoadTensor { tile, coords, to } => {
                 self.stats.bulk_bytes += tile.bytes();
                 for (dst, mbar) in to.each() {
-                    let p = self.pointer(Space::Shared, dst, tile.bytes(), 128, lane)?;
-                    // SAFETY: the tile's bytes were checked at `p`; global
-                    // memory is checked by `transfer`.
-                    unsafe {
-                        tile.transfer(self.env.table, coords, p, dst as u32, Direction::Load)
-                    }
-                    .map_err(tile_fault)?;
+                    self.transfer(tile, coords, dst, lane, Direction::Load)?;
                     self.edit_mbarrier(mbar, lane, |b| b.complete_tx(tile.bytes() as u32))?;
                 }
             }
@@ -424,11 +418,8 @@ impl Core<'_> {
                 reduce,
             } => {
                 self.stats.bulk_bytes += tile.bytes();
-                let p = self.pointer(Space::Shared, *src, tile.bytes(), 128, lane)?;
                 let direction = reduce.map_or(Direction::Store, Direction::Reduce);
-                // SAFETY: as above.
-                unsafe { tile.transfer(self.env.table, coords, p, *src as u32, direction) }
-                    .map_err(tile_fault)?;
+                self.transfer(tile, coords, *src, lane, direction)?;
             }
             Work::Load {
                 src,
@@ -438,11 +429,10 @@ impl Core<'_> {
             } => {
                 let len = u64::from(*bytes);
                 self.stats.bulk_bytes += len;
-                let from = self.pointer(*src_space, *src, len, 16, lane)?;
+                let from = self.place(*src_space, *src, len, 16, lane)?;
                 for (dst, mbar) in to.each() {
-                    let p = self.pointer(Space::Shared, dst, len, 16, lane)?;
-                    // SAFETY: both ranges were checked; they may overlap.
-                    unsafe { std::ptr::copy(from, p, *bytes as usize) };
+                    let p = self.place(Space::Shared, dst, len, 16, lane)?;
+                    self.copy(from, p, *bytes as usize)?;
                     self.edit_mbarrier(mbar, lane, |b| b.complete_tx(*bytes))?;
                 }
             }
@@ -454,20 +444,15 @@ impl Core<'_> {
             } => {
                 let len = u64::from(*bytes);
                 self.stats.bulk_bytes += len;
-                let from = self.pointer(Space::Shared, *src, len, 16, lane)?;
-                let to = self.pointer(Space::Global, *dst, len, 16, lane)?;
+                let from = self.place(Space::Shared, *src, len, 16, lane)?;
+                let to = self.place(Space::Global, *dst, len, 16, lane)?;
                 match reduce {
-                    // SAFETY: both ranges were checked.
-                    None => unsafe { std::ptr::copy(from, to, *bytes as usize) },
+                    None => self.copy(from, to, *bytes as usize)?,
                     Some((op, ty)) => {
-                        let size = ty.bytes() as usize;
-                        for at in (0..*bytes as usize).step_by(size) {
-                            // SAFETY: as above; 16-byte aligned starts keep
-                            // every element aligned.
-                            unsafe {
-                                let v = read_element(from.add(at), size);
-                                atom::update(to.add(at), *op, *ty, v, 0);
-                            }
+                        let size = ty.bytes() as u8;
+                        for at in (0..*bytes as usize).step_by(usize::from(size)) {
+                            let v = self.load(from.add(at), size);
+                            self.update(to.add(at), *op, *ty, v, 0)?;
                         }
                     }
                 }
@@ -478,19 +463,55 @@ impl Core<'_> {
                 bytes,
                 read,
             } => {
-                let to =
-                    self.pointer(Space::Shared, *dst, (*bytes).into(), (*bytes).into(), lane)?;
-                // SAFETY: `to` was checked for `bytes`.
-                unsafe { std::ptr::write_bytes(to, 0, *bytes as usize) };
+                let len = u64::from(*bytes);
+                let to = self.place(Space::Shared, *dst, len, len, lane)?;
+                let mut data = [0; 16];
                 if *read > 0 {
-                    let from =
-                        self.pointer(Space::Global, *src, (*read).into(), (*bytes).into(), lane)?;
-                    // SAFETY: both were checked; read <= bytes.
-                    unsafe { std::ptr::copy(from, to, *read as usize) };
+                    let from = self.place(Space::Global, *src, (*read).into(), len, lane)?;
+                    self.read(from, &mut data[..*read as usize]);
                 }
+                self.write(to, &data[..*bytes as usize])?;
             }
             Work::CpArrive { mbar } => {
                 self.edit_mbarrier(*mbar, lane, |b| b.arrive(1))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves a tile between global memory and the shared address `at`.
+    fn transfer(
+        &mut self,
+        tile: &Tile,
+        coords: &[i32; 5],
+        at: u64,
+        lane: u32,
+        direction: Direction,
+    ) -> Exec<()> {
+        let place = self.place(Space::Shared, at, tile.bytes(), 128, lane)?;
+        let Home::Shared(cta) = place.home else {
+            return Err(illegal("a tile lies in shared memory"));
+        };
+        let shared = &mut self.ctas[cta].shared_bytes_mut()[place.at..][..tile.bytes() as usize];
+        tile.transfer(self.env.table, coords, shared, at as u32, direction)
+            .map_err(tile_fault)
+    }
+
+    /// Copies bytes of which both ranges were checked; they may overlap.
+    fn copy(&mut self, from: Place<'a>, to: Place<'a>, bytes: usize) -> Exec<()> {
+        match (from.home, to.home) {
+            (Home::Global(cells), Home::Shared(cta)) => {
+                let to = &mut self.ctas[cta].shared_bytes_mut()[to.at..][..bytes];
+                cells::read(cells, from.at, to);
+            }
+            (Home::Shared(cta), Home::Global(cells)) => {
+                let from = &self.ctas[cta].shared_bytes()[from.at..][..bytes];
+                cells::write(cells, to.at, from);
+            }
+            _ => {
+                let mut data = vec![0; bytes];
+                self.read(from, &mut data);
+                self.write(to, &data)?;
             }
         }
         Ok(())
@@ -517,15 +538,6 @@ impl Core<'_> {
         }
         Ok(true)
     }
-}
-
-/// # Safety
-/// `p` is valid for `size` bytes.
-unsafe fn read_element(p: *const u8, size: usize) -> u64 {
-    let mut v = [0u8; 8];
-    // SAFETY: by the caller's promise; size is at most 8.
-    unsafe { std::ptr::copy_nonoverlapping(p, v.as_mut_ptr(), size) };
-    u64::from_le_bytes(v)
 }
 
 fn tile_fault(e: TileError) -> Box<crate::error::Trouble> {

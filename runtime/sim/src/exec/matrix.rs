@@ -5,12 +5,12 @@
 //! and the next, in one register; `.trans` exchanges rows and columns.
 
 use super::alu::Consts;
+use super::reach::Place;
 use super::state::Core;
 use crate::error::Exec;
 use crate::isa::{Addr, R, Row32, Space};
-use crate::memory::{load, store};
 
-impl Core<'_> {
+impl<'a> Core<'a> {
     pub fn ldmatrix(
         &mut self,
         trans: bool,
@@ -22,14 +22,15 @@ impl Core<'_> {
         self.converged(active, "of the warp")?;
         let addrs = self.addresses(addr, active, consts);
         for (m, &d) in d.iter().enumerate() {
-            let rows = self.matrix_rows(&addrs, m)?;
+            let mut rows = [[0u16; 8]; 8];
+            for (row, place) in rows.iter_mut().zip(self.matrix_rows(&addrs, m)?) {
+                self.read(place, bytemuck::bytes_of_mut(row));
+            }
             let mut v = [0u32; 32];
             for (l, out) in v.iter_mut().enumerate() {
                 for h in 0..2 {
                     let (r, c) = element(l, h, trans);
-                    // SAFETY: 16 bytes were checked for every row.
-                    let x = unsafe { load::<2>(rows[r].add(2 * c)) } as u32;
-                    *out |= x << (16 * h);
+                    *out |= u32::from(rows[r][c]) << (16 * h);
                 }
             }
             self.w.regs.put32(d, &v, active);
@@ -48,24 +49,29 @@ impl Core<'_> {
         self.converged(active, "of the warp")?;
         let addrs = self.addresses(addr, active, consts);
         for (m, &a) in a.iter().enumerate() {
-            let rows = self.matrix_rows(&addrs, m)?;
+            let places = self.matrix_rows(&addrs, m)?;
+            let mut rows = [[0u16; 8]; 8];
             let v: &Row32 = self.w.regs.get32(consts, a);
             for (l, &x) in v.iter().enumerate() {
                 for h in 0..2 {
                     let (r, c) = element(l, h, trans);
-                    // SAFETY: as above.
-                    unsafe { store::<2>(rows[r].add(2 * c), u64::from(x >> (16 * h))) };
+                    rows[r][c] = (x >> (16 * h)) as u16;
                 }
+            }
+            for (row, place) in rows.iter().zip(places) {
+                self.write(place, bytemuck::bytes_of(row))?;
             }
         }
         Ok(())
     }
 
-    fn matrix_rows(&mut self, addrs: &[u64; 32], m: usize) -> Exec<[*mut u8; 8]> {
-        let mut rows = [std::ptr::null_mut(); 8];
-        for (i, row) in rows.iter_mut().enumerate() {
-            let lane = 8 * m + i;
-            *row = self.pointer(Space::Shared, addrs[lane], 16, 16, lane as u32)?;
+    /// Where the eight rows of matrix `m` lie, 16 bytes each.
+    fn matrix_rows(&mut self, addrs: &[u64; 32], m: usize) -> Exec<[Place<'a>; 8]> {
+        let first = 8 * m;
+        let mut rows = [self.place(Space::Shared, addrs[first], 16, 16, first as u32)?; 8];
+        for (i, row) in rows.iter_mut().enumerate().skip(1) {
+            let lane = first + i;
+            *row = self.place(Space::Shared, addrs[lane], 16, 16, lane as u32)?;
         }
         Ok(rows)
     }

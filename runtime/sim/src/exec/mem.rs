@@ -1,305 +1,28 @@
-//! Loads, stores, atomics and address arithmetic.
+//! Loads, stores and address arithmetic.
 //!
-//! In: an address row and the active lanes. Addresses are checked for all
-//! lanes first; when they lie in one region, one look-up serves all of them.
-//! A fault names the first lane at fault and changes nothing.
+//! In: where the lanes find their bytes ([`super::reach`]) and the registers.
+//! Out: registers or memory, changed in active lanes. An access is checked
+//! before, so that a fault changes nothing. A run of words moves as such, and
+//! small elements side by side fill whole words of it: most accesses of a
+//! kernel that was written for a GPU are of this kind.
 
-use super::alu::{Consts, lanes32, lanes64};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::fence;
+
+use super::alu::{Consts, Regs, lanes32, lanes64};
+use super::reach::{Home, Place, Reach, window_base};
 use super::state::Core;
+use super::sync::lanes;
 use crate::error::{Exec, FaultKind, illegal, trouble};
-use crate::isa::{Addr, CONST, FULL, Ld, P, R, Row, Row32, Row64, Space, St};
-use crate::memory::{
-    GLOBAL_BASE, LOCAL_BASE, PARAM_BASE, RANK_SHIFT, SHARED_BASE, SHARED_START, WINDOW, load, store,
-};
+use crate::isa::{CONST, FULL, Ld, P, R, Row, Row64, Space, St};
+use crate::memory::cells::{self, Cells};
+use crate::memory::{GLOBAL_BASE, RANK_SHIFT, SHARED_BASE, WINDOW};
 use crate::numerics::convert::sign_extend;
 
-pub type Pointers = [*mut u8; 32];
+/// The words of 32 lanes with 16 bytes each, as they lie in memory.
+type Words = [u32; 128];
 
-impl Core<'_> {
-    /// The addresses of all lanes; inactive ones repeat the first active.
-    #[inline(always)]
-    pub fn addresses(&self, addr: Addr, mask: u32, consts: Consts<'_>) -> Row64 {
-        let off = addr.offset as u64;
-        let mut v = match addr.base {
-            Row::R64(r) => {
-                let base = self.w.regs.get64(consts, r);
-                lanes64(|l| base[l].wrapping_add(off))
-            }
-            Row::R32(r) => {
-                let base = self.w.regs.get32(consts, r);
-                lanes64(|l| u64::from(base[l].wrapping_add(off as u32)))
-            }
-        };
-        if mask != FULL {
-            let first = v[mask.trailing_zeros() as usize & 31];
-            for (l, x) in v.iter_mut().enumerate() {
-                *x = if mask >> l & 1 != 0 { *x } else { first };
-            }
-        }
-        v
-    }
-
-    /// Host pointers of `len` bytes in every active lane, aligned to `len`; the
-    /// other lanes get that of the first active one.
-    #[inline]
-    pub fn lane_pointers(
-        &mut self,
-        space: Space,
-        addr: Addr,
-        mask: u32,
-        len: u64,
-        consts: Consts<'_>,
-    ) -> Exec<Pointers> {
-        if self.w.early & mask != 0 {
-            let addrs = self.addresses(addr, mask, consts);
-            self.not_early(space, &addrs, mask)?;
-        }
-        let lane = mask.trailing_zeros() as usize & 31;
-        let first = match addr.base {
-            Row::R64(r) => self.w.regs.get64(consts, r)[lane].wrapping_add(addr.offset as u64),
-            Row::R32(r) => self.w.regs.get32(consts, r)[lane]
-                .wrapping_add(addr.offset as u32)
-                .into(),
-        };
-        if let Some((start, size, host)) = self.region(space, first)
-            && let Some(limit) = size.checked_sub(len)
-        {
-            let region = Region {
-                start,
-                limit,
-                host,
-                align: len,
-            };
-            let found = match addr.base {
-                Row::R64(r) => region.wide(
-                    self.w.regs.get64(consts, r),
-                    addr.offset as u64,
-                    mask,
-                    first,
-                ),
-                Row::R32(r) => region.narrow(
-                    self.w.regs.get32(consts, r),
-                    addr.offset as u32,
-                    mask,
-                    first,
-                ),
-            };
-            if let Some(p) = found {
-                return Ok(p);
-            }
-        }
-        let addrs = self.addresses(addr, mask, consts);
-        self.pointers(space, &addrs, mask, len, len)
-    }
-
-    /// Host pointers of `len` bytes in every lane, one by one.
-    pub fn pointers(
-        &mut self,
-        space: Space,
-        addrs: &Row64,
-        mask: u32,
-        len: u64,
-        align: u64,
-    ) -> Exec<Pointers> {
-        if self.w.early & mask != 0 {
-            self.not_early(space, addrs, mask)?;
-        }
-        if addrs.iter().fold(0, |m, a| m | a) & (align - 1) != 0 {
-            return Err(self.misaligned(space, addrs, mask, align));
-        }
-        let mut out = [std::ptr::null_mut(); 32];
-        let mut rest = mask;
-        while rest != 0 {
-            let l = rest.trailing_zeros();
-            rest &= rest - 1;
-            let a = addrs[l as usize];
-            out[l as usize] = self
-                .resolve(space, a, len, l)
-                .ok_or_else(|| self.out_of_bounds(space, a, len, l))?;
-        }
-        // Inactive lanes read where the first active one does.
-        let first = out[mask.trailing_zeros() as usize & 31];
-        Ok(out.map(|p| if p.is_null() { first } else { p }))
-    }
-
-    /// A launch that may overlap with earlier ones leaves global memory alone
-    /// until it has waited for them. (A GPU would let it read what none of them
-    /// writes; which that is, nobody can tell from one launch.)
-    #[cold]
-    fn not_early(&self, space: Space, addrs: &Row64, mask: u32) -> Exec<()> {
-        for (lane, &address) in addrs.iter().enumerate() {
-            let global = match space {
-                Space::Global => true,
-                Space::Generic => address >= GLOBAL_BASE,
-                _ => false,
-            };
-            if global && self.w.early & mask & 1 << lane != 0 {
-                return Err(self.early_access(space, address, lane as u32));
-            }
-        }
-        Ok(())
-    }
-
-    pub fn early_access(
-        &self,
-        space: Space,
-        address: u64,
-        lane: u32,
-    ) -> Box<crate::error::Trouble> {
-        let space = name(space);
-        trouble(Some(lane), FaultKind::EarlyAccess { space, address })
-    }
-
-    /// The whole region around an address: start, size and host address.
-    /// Nothing for local memory, which is another one in every lane.
-    #[inline(always)]
-    fn region(&mut self, space: Space, addr: u64) -> Option<(u64, u64, *mut u8)> {
-        let shared = |core: &mut Self, addr: u64, base: u64| {
-            let window = addr & !0xff_ffff;
-            let at = core.cta_of(addr);
-            let cta = core.ctas.get_mut(at)?;
-            let size = u64::from(cta.shared_len - SHARED_START);
-            let host = cta.shared_ptr(SHARED_START, size)?;
-            Some((base + window + u64::from(SHARED_START), size, host))
-        };
-        match space {
-            Space::Shared => shared(self, addr, 0),
-            Space::Generic if addr >> 40 == SHARED_BASE >> 40 => {
-                shared(self, addr - SHARED_BASE, SHARED_BASE)
-            }
-            Space::Global | Space::Generic => {
-                let a = self.env.table.find(addr)?;
-                Some((a.start, a.len, a.host()))
-            }
-            _ => None,
-        }
-    }
-
-    /// The host address of a range in a state space, as one lane sees it.
-    #[inline(always)]
-    pub fn resolve(&mut self, space: Space, addr: u64, len: u64, lane: u32) -> Option<*mut u8> {
-        match space {
-            Space::Global => self.env.table.resolve(addr, len),
-            Space::Shared => {
-                let cta = self.cta_of(addr);
-                self.ctas
-                    .get_mut(cta)?
-                    .shared_ptr(addr as u32 & 0xff_ffff, len)
-            }
-            Space::Local => {
-                let cta = &mut self.ctas[self.w.cta];
-                if addr.checked_add(len)? > u64::from(cta.local_stride) {
-                    return None;
-                }
-                let thread = self.w.index * 32 + lane;
-                let at = thread as usize * cta.local_stride as usize + addr as usize;
-                // SAFETY: the vector holds local_stride bytes for each thread.
-                Some(unsafe { cta.local.as_mut_ptr().cast::<u8>().add(at) })
-            }
-            Space::Param => {
-                let params = self.env.params;
-                if addr.checked_add(len)? > params.len() as u64 {
-                    return None;
-                }
-                // Only read through: `st` to parameters is refused.
-                // SAFETY: inside the slice.
-                Some(unsafe { params.as_ptr().add(addr as usize).cast_mut() })
-            }
-            Space::Generic => match addr {
-                a if a >= GLOBAL_BASE => self.env.table.resolve(a, len),
-                a if (SHARED_BASE..SHARED_BASE + WINDOW).contains(&a) => {
-                    self.resolve(Space::Shared, a - SHARED_BASE, len, lane)
-                }
-                a if (LOCAL_BASE..LOCAL_BASE + WINDOW).contains(&a) => {
-                    self.resolve(Space::Local, a - LOCAL_BASE, len, lane)
-                }
-                a if (PARAM_BASE..PARAM_BASE + WINDOW).contains(&a) => {
-                    self.resolve(Space::Param, a - PARAM_BASE, len, lane)
-                }
-                _ => None,
-            },
-        }
-    }
-
-    fn misaligned(
-        &self,
-        space: Space,
-        addrs: &Row64,
-        mask: u32,
-        align: u64,
-    ) -> Box<crate::error::Trouble> {
-        let lane = (0..32u32)
-            .find(|&l| mask >> l & 1 != 0 && addrs[l as usize] & (align - 1) != 0)
-            .unwrap_or(0);
-        let address = addrs[lane as usize];
-        trouble(
-            Some(lane),
-            FaultKind::Misaligned {
-                space: name(space),
-                address,
-                align,
-            },
-        )
-    }
-
-    pub fn out_of_bounds(
-        &self,
-        space: Space,
-        address: u64,
-        bytes: u64,
-        lane: u32,
-    ) -> Box<crate::error::Trouble> {
-        let hint = match space {
-            Space::Global => self.env.table.describe(address),
-            Space::Generic if address >= GLOBAL_BASE => self.env.table.describe(address),
-            Space::Generic if address < SHARED_BASE => ": no memory is mapped there".into(),
-            Space::Shared => format!(
-                ": the block has shared addresses {:#x} to {:#x}",
-                crate::memory::SHARED_START,
-                self.env.shared_bytes()
-            ),
-            Space::Local => format!(": the thread has {} bytes", self.env.kernel.local_bytes),
-            _ => String::new(),
-        };
-        trouble(
-            Some(lane),
-            FaultKind::OutOfBounds {
-                space: name(space),
-                address,
-                bytes,
-                hint,
-            },
-        )
-    }
-
-    /// One checked host pointer, for instructions that one lane issues.
-    pub fn pointer(
-        &mut self,
-        space: Space,
-        addr: u64,
-        len: u64,
-        align: u64,
-        lane: u32,
-    ) -> Exec<*mut u8> {
-        if self.w.early >> lane & 1 != 0 {
-            self.not_early(space, &[addr; 32], 1 << lane)?;
-        }
-        if addr & (align - 1) != 0 {
-            return Err(trouble(
-                Some(lane),
-                FaultKind::Misaligned {
-                    space: name(space),
-                    address: addr,
-                    align,
-                },
-            ));
-        }
-        match self.resolve(space, addr, len, lane) {
-            Some(p) => Ok(p),
-            None => Err(self.out_of_bounds(space, addr, len, lane)),
-        }
-    }
-
+impl<'a> Core<'a> {
     #[inline]
     pub fn ld(&mut self, ld: &Ld, mask: u32, consts: Consts<'_>) -> Exec<()> {
         let len = u64::from(ld.size) * ld.dst.len() as u64;
@@ -309,41 +32,83 @@ impl Core<'_> {
         {
             return self.ld_uniform(ld, mask, len, consts);
         }
-        let mut p = self.lane_pointers(ld.space, ld.addr, mask, len, consts)?;
-        for &dst in &ld.dst {
-            match (dst, ld.size, ld.signed) {
-                // SAFETY (all): checked for bounds and alignment above.
-                (Row::R32(d), 4, _) => {
-                    let v = lanes32(|l| unsafe { load::<4>(p[l]) } as u32);
-                    self.w.regs.put32(d, &v, mask);
+        let mut at = [0; 32];
+        let reach = self.reach(ld.space, ld.addr, mask, len, consts, &mut at)?;
+        if ld.strong {
+            return self.ld_strong(ld, &reach, &at, mask, len);
+        }
+        match reach {
+            Reach::Run(place) => {
+                let mut run: Words = [0; 128];
+                let words = &mut run[..8 * len as usize];
+                match place.home {
+                    Home::Global(cells) => {
+                        let from = &cells[place.at / 4..][..words.len()];
+                        for (w, c) in words.iter_mut().zip(from) {
+                            *w = c.load(Relaxed);
+                        }
+                    }
+                    _ => words
+                        .copy_from_slice(&self.words(place.home)[place.at / 4..][..words.len()]),
                 }
-                (Row::R64(d), 8, _) => {
-                    // SAFETY: as above.
-                    let v = lanes64(|l| unsafe { load::<8>(p[l]) });
-                    self.w.regs.put64(d, &v, mask);
-                }
-                (_, size, signed) => {
-                    let bits = 8 * u32::from(size);
+                unpack(&run, &mut self.w.regs, ld);
+            }
+            Reach::Lanes(Home::Global(cells)) => {
+                gather(cells, &mut self.w.regs, ld, &at, mask);
+            }
+            Reach::Lanes(Home::Shared(cta)) => {
+                gather(
+                    self.ctas[cta].shared_words(),
+                    &mut self.w.regs,
+                    ld,
+                    &at,
+                    mask,
+                );
+            }
+            Reach::Lanes(Home::Local) => {
+                let words = self.ctas[self.w.cta].local_words();
+                gather(words, &mut self.w.regs, ld, &at, mask);
+            }
+            Reach::Lanes(Home::Param) => {
+                gather(self.env.params, &mut self.w.regs, ld, &at, mask);
+            }
+            Reach::Each(places) => {
+                for (e, &dst) in ld.dst.iter().enumerate() {
                     let v = lanes64(|l| {
-                        // SAFETY: as above.
-                        let v = unsafe {
-                            match size {
-                                1 => load::<1>(p[l]),
-                                2 => load::<2>(p[l]),
-                                4 => load::<4>(p[l]),
-                                _ => load::<8>(p[l]),
-                            }
-                        };
-                        if signed { sign_extend(v, bits) } else { v }
+                        let place = places[l].add(e * usize::from(ld.size));
+                        widen(ld, self.load(place, ld.size))
                     });
                     self.w.regs.put_wide(dst, &v, mask);
                 }
             }
-            for x in &mut p {
-                // At most one past the checked range, after the last element.
-                *x = x.wrapping_add(usize::from(ld.size));
-            }
         }
+        Ok(())
+    }
+
+    /// An access that synchronises: what it sees others may have written, and
+    /// 64 bits are read as one.
+    fn ld_strong(
+        &mut self,
+        ld: &Ld,
+        reach: &Reach<'a>,
+        at: &Row64,
+        mask: u32,
+        len: u64,
+    ) -> Exec<()> {
+        for (e, &dst) in ld.dst.iter().enumerate() {
+            let mut v = [0; 32];
+            for l in lanes(mask) {
+                let l = l as usize;
+                let place = place_of(reach, at, l, len).add(e * usize::from(ld.size));
+                let bits = match place.home {
+                    Home::Global(cells) if ld.size == 8 => cells::load_pair(cells, place.at),
+                    _ => self.load(place, ld.size),
+                };
+                v[l] = widen(ld, bits);
+            }
+            self.w.regs.put_wide(dst, &v, mask);
+        }
+        fence(Acquire);
         Ok(())
     }
 
@@ -351,27 +116,18 @@ impl Core<'_> {
     fn ld_uniform(&mut self, ld: &Ld, mask: u32, len: u64, consts: Consts<'_>) -> Exec<()> {
         let lane = mask.trailing_zeros() & 31;
         let addr = self.addresses(ld.addr, mask, consts)[0];
-        let mut p = self.pointer(ld.space, addr, len, len, lane)?;
-        for &dst in &ld.dst {
-            // SAFETY: checked above.
-            let v = unsafe {
-                match ld.size {
-                    1 => load::<1>(p),
-                    2 => load::<2>(p),
-                    4 => load::<4>(p),
-                    _ => load::<8>(p),
-                }
-            };
-            let v = if ld.signed {
-                sign_extend(v, 8 * u32::from(ld.size))
-            } else {
-                v
-            };
+        let place = self.place(ld.space, addr, len, len, lane)?;
+        if ld.strong {
+            let reach = Reach::Lanes(place.home);
+            return self.ld_strong(ld, &reach, &[place.at as u64; 32], mask, len);
+        }
+        for (e, &dst) in ld.dst.iter().enumerate() {
+            let v = self.load(place.add(e * usize::from(ld.size)), ld.size);
+            let v = widen(ld, v);
             match dst {
                 Row::R32(d) => self.w.regs.put32(d, &[v as u32; 32], mask),
                 Row::R64(d) => self.w.regs.put64(d, &[v; 32], mask),
             }
-            p = p.wrapping_add(usize::from(ld.size));
         }
         Ok(())
     }
@@ -382,42 +138,117 @@ impl Core<'_> {
             return Err(illegal("kernel parameters cannot be written"));
         }
         let len = u64::from(st.size) * st.src.len() as u64;
-        let p = self.lane_pointers(st.space, st.addr, mask, len, consts)?;
-        for (e, &src) in st.src.iter().enumerate() {
-            let at = e * usize::from(st.size);
-            match (src, st.size) {
-                (Row::R32(r), 4) => {
-                    let v = self.w.regs.get32(consts, r);
-                    if mask == FULL {
-                        for l in 0..32 {
-                            // SAFETY: checked for bounds and alignment above.
-                            unsafe { store::<4>(p[l].add(at), u64::from(v[l])) };
+        let mut at = [0; 32];
+        let reach = self.reach(st.space, st.addr, mask, len, consts, &mut at)?;
+        if st.strong {
+            fence(Release);
+        }
+        match reach {
+            Reach::Run(place) if !(st.strong && st.size == 8) => {
+                let mut run: Words = [0; 128];
+                pack(&mut run, &self.w.regs, consts, st);
+                let words = &run[..8 * len as usize];
+                match place.home {
+                    Home::Global(cells) => {
+                        let to = &cells[place.at / 4..][..words.len()];
+                        for (w, c) in words.iter().zip(to) {
+                            c.store(*w, Relaxed);
                         }
-                        continue;
                     }
-                    for l in 0..32 {
-                        if mask >> l & 1 != 0 {
-                            // SAFETY: checked for bounds and alignment above.
-                            unsafe { store::<4>(p[l].add(at), u64::from(v[l])) };
-                        }
+                    home => {
+                        let to = &mut self.words_mut(home)?[place.at / 4..][..words.len()];
+                        to.copy_from_slice(words);
                     }
                 }
-                (src, size) => {
+            }
+            Reach::Lanes(Home::Global(cells)) if !(st.strong && st.size == 8) => {
+                scatter(&mut &*cells, &self.w.regs, consts, st, &at, mask);
+            }
+            Reach::Lanes(Home::Shared(cta)) => {
+                let words = self.ctas[cta].shared_words_mut();
+                scatter(words, &self.w.regs, consts, st, &at, mask);
+            }
+            Reach::Lanes(Home::Local) => {
+                let words = self.ctas[self.w.cta].local_words_mut();
+                scatter(words, &self.w.regs, consts, st, &at, mask);
+            }
+            reach => {
+                for (e, &src) in st.src.iter().enumerate() {
                     let v = self.w.regs.get_wide(consts, src);
-                    for l in 0..32 {
-                        if mask >> l & 1 != 0 {
-                            // SAFETY: as above.
-                            unsafe {
-                                match size {
-                                    1 => store::<1>(p[l].add(at), v[l]),
-                                    2 => store::<2>(p[l].add(at), v[l]),
-                                    4 => store::<4>(p[l].add(at), v[l]),
-                                    _ => store::<8>(p[l].add(at), v[l]),
-                                }
+                    for l in lanes(mask) {
+                        let l = l as usize;
+                        let place = place_of(&reach, &at, l, len).add(e * usize::from(st.size));
+                        match place.home {
+                            Home::Global(cells) if st.strong && st.size == 8 => {
+                                cells::store_pair(cells, place.at, v[l]);
                             }
+                            _ => self.store(place, st.size, v[l])?,
                         }
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// The words of a home that is not global memory.
+    #[inline(always)]
+    fn words(&self, home: Home<'a>) -> &[u32] {
+        match home {
+            Home::Shared(cta) => self.ctas[cta].shared_words(),
+            Home::Local => self.ctas[self.w.cta].local_words(),
+            Home::Param => self.env.params,
+            // Callers treat global memory themselves.
+            Home::Global(_) => &[],
+        }
+    }
+
+    #[inline(always)]
+    fn words_mut(&mut self, home: Home<'a>) -> Exec<&mut [u32]> {
+        match home {
+            Home::Shared(cta) => Ok(self.ctas[cta].shared_words_mut()),
+            Home::Local => Ok(self.ctas[self.w.cta].local_words_mut()),
+            Home::Param => Err(illegal("kernel parameters cannot be written")),
+            Home::Global(_) => Ok(&mut []),
+        }
+    }
+
+    /// The low `size` bytes of what lies at a place, which was checked.
+    #[inline(always)]
+    pub fn load(&self, place: Place<'a>, size: u8) -> u64 {
+        match place.home {
+            Home::Global(cells) => get_sized(cells, place.at, size),
+            home => get_sized(self.words(home), place.at, size),
+        }
+    }
+
+    #[inline(always)]
+    pub fn store(&mut self, place: Place<'a>, size: u8, v: u64) -> Exec<()> {
+        match place.home {
+            Home::Global(cells) => put_sized(&mut &*cells, place.at, size, v),
+            home => put_sized(self.words_mut(home)?, place.at, size, v),
+        }
+        Ok(())
+    }
+
+    /// Copies bytes out of a checked range.
+    pub fn read(&self, place: Place<'a>, out: &mut [u8]) {
+        match place.home {
+            Home::Global(cells) => cells::read(cells, place.at, out),
+            home => {
+                let bytes: &[u8] = bytemuck::cast_slice(self.words(home));
+                out.copy_from_slice(&bytes[place.at..][..out.len()]);
+            }
+        }
+    }
+
+    /// Copies bytes into a checked range.
+    pub fn write(&mut self, place: Place<'a>, data: &[u8]) -> Exec<()> {
+        match place.home {
+            Home::Global(cells) => cells::write(cells, place.at, data),
+            home => {
+                let bytes: &mut [u8] = bytemuck::cast_slice_mut(self.words_mut(home)?);
+                bytes[place.at..][..data.len()].copy_from_slice(data);
             }
         }
         Ok(())
@@ -455,16 +286,6 @@ impl Core<'_> {
         self.w.regs.put_pred(d, bits, mask);
     }
 
-    /// The CTA that a shared address belongs to: 0 in the upper bits is the
-    /// executing one, rank + 1 another of the cluster.
-    #[inline(always)]
-    pub fn cta_of(&self, addr: u64) -> usize {
-        match (addr >> RANK_SHIFT) as usize {
-            0 => self.w.cta,
-            n => n - 1,
-        }
-    }
-
     /// `mapa` (PTX ISA 9.7.9.24): the same offset in another CTA's memory.
     pub fn mapa(
         &mut self,
@@ -492,112 +313,203 @@ impl Core<'_> {
     }
 }
 
-/// Memory in which all lanes of an access probably lie.
-#[derive(Clone, Copy)]
-struct Region {
-    start: u64,
-    /// The largest legal offset.
-    limit: u64,
-    host: *mut u8,
-    align: u64,
+/// The place of one lane.
+#[inline(always)]
+fn place_of<'a>(reach: &Reach<'a>, at: &Row64, lane: usize, len: u64) -> Place<'a> {
+    match reach {
+        Reach::Run(place) => place.add(lane * len as usize),
+        Reach::Lanes(home) => Place {
+            home: *home,
+            at: at[lane] as usize,
+        },
+        Reach::Each(places) => places[lane],
+    }
 }
 
-impl Region {
-    /// The pointers of all lanes, or nothing when one is outside or
-    /// misaligned.
+#[inline(always)]
+fn widen(ld: &Ld, v: u64) -> u64 {
+    if ld.signed {
+        sign_extend(v, 8 * u32::from(ld.size))
+    } else {
+        v
+    }
+}
+
+/// Memory that is read by elements.
+trait Source {
+    fn get<const SIZE: usize>(&self, at: usize) -> u64;
+}
+
+impl Source for Cells {
     #[inline(always)]
-    fn check(self, address: impl Fn(usize) -> u64, mask: u32, first: u64) -> Option<Pointers> {
-        let mut offsets = [0u64; 32];
-        // The top bit of the offset or of `limit - offset` is set where a lane
-        // leaves the region: no comparison is needed.
-        let (mut outside, mut low) = (0u64, 0u64);
-        for (l, out) in offsets.iter_mut().enumerate() {
-            let a = address(l);
-            let a = if mask == FULL || mask >> l & 1 != 0 {
-                a
-            } else {
-                first
-            };
-            let offset = a.wrapping_sub(self.start);
-            outside |= offset | self.limit.wrapping_sub(offset);
-            low |= a;
-            *out = offset;
-        }
-        if outside >> 63 != 0 || low & (self.align - 1) != 0 {
-            return None;
-        }
-        // SAFETY: every offset is at most `limit`.
-        Some(offsets.map(|o| unsafe { self.host.add(o as usize) }))
+    fn get<const SIZE: usize>(&self, at: usize) -> u64 {
+        cells::load::<SIZE>(self, at)
     }
+}
 
-    #[inline]
-    fn wide(self, base: &Row64, offset: u64, mask: u32, first: u64) -> Option<Pointers> {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature is there.
-            return unsafe { self.wide_avx2(base, offset, mask, first) };
-        }
-        self.wide_any(base, offset, mask, first)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2")]
-    fn wide_avx2(self, base: &Row64, offset: u64, mask: u32, first: u64) -> Option<Pointers> {
-        self.wide_any(base, offset, mask, first)
-    }
-
+impl Source for [u32] {
     #[inline(always)]
-    fn wide_any(self, base: &Row64, offset: u64, mask: u32, first: u64) -> Option<Pointers> {
-        let address = |l: usize| base[l].wrapping_add(offset);
-        if mask == FULL {
-            self.check(address, FULL, first)
-        } else {
-            self.check(address, mask, first)
-        }
-    }
-
-    #[inline]
-    fn narrow(self, base: &Row32, offset: u32, mask: u32, first: u64) -> Option<Pointers> {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the feature is there.
-            return unsafe { self.narrow_avx2(base, offset, mask, first) };
-        }
-        self.narrow_any(base, offset, mask, first)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2")]
-    fn narrow_avx2(self, base: &Row32, offset: u32, mask: u32, first: u64) -> Option<Pointers> {
-        self.narrow_any(base, offset, mask, first)
-    }
-
-    #[inline(always)]
-    fn narrow_any(self, base: &Row32, offset: u32, mask: u32, first: u64) -> Option<Pointers> {
-        let address = |l: usize| u64::from(base[l].wrapping_add(offset));
-        if mask == FULL {
-            self.check(address, FULL, first)
-        } else {
-            self.check(address, mask, first)
+    fn get<const SIZE: usize>(&self, at: usize) -> u64 {
+        match SIZE {
+            1 => u64::from(self[at / 4] >> (at % 4 * 8) & 0xff),
+            2 => u64::from(self[at / 4] >> (at % 4 * 8) & 0xffff),
+            4 => u64::from(self[at / 4]),
+            _ => {
+                let pair = &self[at / 4..at / 4 + 2];
+                u64::from(pair[0]) | u64::from(pair[1]) << 32
+            }
         }
     }
 }
 
-fn window_base(space: Space) -> u64 {
-    match space {
-        Space::Shared => SHARED_BASE,
-        Space::Local => LOCAL_BASE,
-        Space::Param => PARAM_BASE,
-        Space::Global | Space::Generic => 0,
+/// Memory that is written by elements.
+trait Sink {
+    fn put<const SIZE: usize>(&mut self, at: usize, v: u64);
+}
+
+impl Sink for &Cells {
+    #[inline(always)]
+    fn put<const SIZE: usize>(&mut self, at: usize, v: u64) {
+        cells::store::<SIZE>(self, at, v);
     }
 }
 
-pub fn name(space: Space) -> &'static str {
-    match space {
-        Space::Generic => "generic",
-        Space::Global => "global",
-        Space::Shared => "shared",
-        Space::Local => "local",
-        Space::Param => "parameter",
+impl Sink for [u32] {
+    #[inline(always)]
+    fn put<const SIZE: usize>(&mut self, at: usize, v: u64) {
+        match SIZE {
+            1 | 2 => {
+                let (mask, shift) = ((1u32 << (8 * SIZE)) - 1, at % 4 * 8);
+                let word = &mut self[at / 4];
+                *word = *word & !(mask << shift) | (v as u32 & mask) << shift;
+            }
+            4 => self[at / 4] = v as u32,
+            _ => {
+                let pair = &mut self[at / 4..at / 4 + 2];
+                (pair[0], pair[1]) = (v as u32, (v >> 32) as u32);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn get_sized<S: Source + ?Sized>(from: &S, at: usize, size: u8) -> u64 {
+    match size {
+        1 => from.get::<1>(at),
+        2 => from.get::<2>(at),
+        4 => from.get::<4>(at),
+        _ => from.get::<8>(at),
+    }
+}
+
+#[inline(always)]
+fn put_sized<S: Sink + ?Sized>(to: &mut S, at: usize, size: u8, v: u64) {
+    match size {
+        1 => to.put::<1>(at, v),
+        2 => to.put::<2>(at, v),
+        4 => to.put::<4>(at, v),
+        _ => to.put::<8>(at, v),
+    }
+}
+
+/// Loads every lane's elements from `at` on.
+#[inline(always)]
+fn gather<S: Source + ?Sized>(from: &S, regs: &mut Regs, ld: &Ld, at: &Row64, mask: u32) {
+    for (e, &dst) in ld.dst.iter().enumerate() {
+        let skip = e * usize::from(ld.size);
+        match (dst, ld.size) {
+            (Row::R32(d), 4) => {
+                let v = lanes32(|l| from.get::<4>(at[l] as usize + skip) as u32);
+                regs.put32(d, &v, mask);
+            }
+            (Row::R64(d), 8) => {
+                let v = lanes64(|l| from.get::<8>(at[l] as usize + skip));
+                regs.put64(d, &v, mask);
+            }
+            (_, size) => {
+                let v = lanes64(|l| widen(ld, get_sized(from, at[l] as usize + skip, size)));
+                regs.put_wide(dst, &v, mask);
+            }
+        }
+    }
+}
+
+/// Stores every active lane's elements from `at` on, in the order of lanes.
+#[inline(always)]
+fn scatter<S: Sink + ?Sized>(
+    to: &mut S,
+    regs: &Regs,
+    consts: Consts<'_>,
+    st: &St,
+    at: &Row64,
+    mask: u32,
+) {
+    for (e, &src) in st.src.iter().enumerate() {
+        let skip = e * usize::from(st.size);
+        if let (Row::R32(r), 4) = (src, st.size) {
+            let v = regs.get32(consts, r);
+            if mask == FULL {
+                for l in 0..32 {
+                    to.put::<4>(at[l] as usize + skip, v[l].into());
+                }
+                continue;
+            }
+        }
+        let v = regs.get_wide(consts, src);
+        for l in lanes(mask) {
+            let l = l as usize;
+            put_sized(to, at[l] as usize + skip, st.size, v[l]);
+        }
+    }
+}
+
+/// Distributes a run over the lanes; all of them are active.
+#[inline(always)]
+fn unpack(run: &Words, regs: &mut Regs, ld: &Ld) {
+    let n = ld.dst.len();
+    for (e, &dst) in ld.dst.iter().enumerate() {
+        match (dst, ld.size, n) {
+            (Row::R32(d), 4, 1) => regs.put32(d, &lanes32(|l| run[l]), FULL),
+            (Row::R32(d), 4, 2) => regs.put32(d, &lanes32(|l| run[2 * l + e % 2]), FULL),
+            (Row::R32(d), 4, 4) => regs.put32(d, &lanes32(|l| run[4 * l + e % 4]), FULL),
+            (_, size, _) => {
+                let first = e * usize::from(size);
+                let step = n * usize::from(size);
+                let v = lanes64(|l| widen(ld, get_sized(&run[..], first + l * step, size)));
+                regs.put_wide(dst, &v, FULL);
+            }
+        }
+    }
+}
+
+/// The run that the lanes store together; all of them are active.
+#[inline(always)]
+fn pack(run: &mut Words, regs: &Regs, consts: Consts<'_>, st: &St) {
+    let n = st.src.len();
+    for (e, &src) in st.src.iter().enumerate() {
+        match (src, st.size, n) {
+            (Row::R32(r), 4, 1) => {
+                run[..32].copy_from_slice(regs.get32(consts, r));
+            }
+            (Row::R32(r), 4, 2 | 4) => {
+                let v = regs.get32(consts, r);
+                for (l, &x) in v.iter().enumerate() {
+                    run[(n * l + e) % 128] = x;
+                }
+            }
+            (Row::R32(r), 2, 1) => {
+                let v = regs.get32(consts, r);
+                for (i, word) in run[..16].iter_mut().enumerate() {
+                    *word = v[2 * i] & 0xffff | v[2 * i + 1] << 16;
+                }
+            }
+            (src, size, _) => {
+                let v = regs.get_wide(consts, src);
+                for (l, &x) in v.iter().enumerate() {
+                    let at = (l * n + e) * usize::from(size);
+                    put_sized(&mut run[..], at, size, x);
+                }
+            }
+        }
     }
 }

@@ -9,8 +9,8 @@
 //! point.
 //!
 //! [`Core::run`] is the loop; register instructions are in [`alu`], memory in
-//! [`mem`], warp-wide ones in [`warp_ops`], barriers in [`sync`], asynchronous
-//! copies in [`copy`] and tensor-core ones in [`wgmma`] and [`mma`].
+//! [`mem`] and [`reach`], warp-wide ones in [`warp_ops`], barriers in [`sync`],
+//! asynchronous copies in [`copy`] and tensor-core ones in [`wgmma`] and [`mma`].
 
 pub mod alu;
 mod alu_rare;
@@ -20,6 +20,7 @@ mod cvt;
 mod matrix;
 pub mod mem;
 pub mod mma;
+pub mod reach;
 pub mod special;
 pub mod state;
 pub mod sync;
@@ -253,7 +254,9 @@ impl Core<'_> {
             Op::Bar { .. } | Op::ClusterArrive | Op::ClusterWait => {
                 return self.barrier_op(f, op, guard, active, consts);
             }
-            Op::Fence(_) | Op::Setmaxnreg => {}
+            // Other blocks run on other host threads.
+            Op::Fence(_) => std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst),
+            Op::Setmaxnreg => {}
             Op::GridWait => self.w.early &= !active,
             Op::MbarInit { .. }
             | Op::MbarInval { .. }

@@ -20,7 +20,8 @@ pub const BARRIERS: usize = 16;
 pub struct Env<'a> {
     pub kernel: &'a Kernel,
     pub table: &'a Table,
-    pub params: &'a [u8],
+    /// Parameters, in words; the kernel knows how many bytes are theirs.
+    pub params: &'a [u32],
     pub grid: [u32; 3],
     pub block: [u32; 3],
     pub cluster: [u32; 3],
@@ -236,14 +237,47 @@ pub struct Cta {
 }
 
 impl Cta {
-    /// Host address of a shared-memory range.
+    /// Whether a range of shared memory belongs to the block.
     #[inline(always)]
-    pub fn shared_ptr(&mut self, offset: u32, len: u64) -> Option<*mut u8> {
-        if offset < SHARED_START || u64::from(offset) + len > u64::from(self.shared_len) {
-            return None;
-        }
-        // SAFETY: the vector holds at least `shared_len` bytes.
-        Some(unsafe { self.shared.as_mut_ptr().cast::<u8>().add(offset as usize) })
+    pub fn has_shared(&self, offset: u32, len: u64) -> bool {
+        offset >= SHARED_START && u64::from(offset) + len <= u64::from(self.shared_len)
+    }
+
+    /// The eight bytes at an offset that is a multiple of eight.
+    pub fn shared_pair(&self, offset: u32) -> Option<u64> {
+        self.has_shared(offset, 8)
+            .then(|| self.shared[offset as usize / 8])
+    }
+
+    /// Shared memory from shared address 0 on.
+    #[inline(always)]
+    pub fn shared_words(&self) -> &[u32] {
+        bytemuck::cast_slice(&self.shared)
+    }
+
+    #[inline(always)]
+    pub fn shared_words_mut(&mut self) -> &mut [u32] {
+        bytemuck::cast_slice_mut(&mut self.shared)
+    }
+
+    /// The bytes of shared memory from shared address 0 on.
+    pub fn shared_bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.shared)[..self.shared_len as usize]
+    }
+
+    pub fn shared_bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.shared)[..self.shared_len as usize]
+    }
+
+    /// Local memory of all threads, one after the other.
+    #[inline(always)]
+    pub fn local_words(&self) -> &[u32] {
+        bytemuck::cast_slice(&self.local)
+    }
+
+    #[inline(always)]
+    pub fn local_words_mut(&mut self) -> &mut [u32] {
+        bytemuck::cast_slice_mut(&mut self.local)
     }
 }
 

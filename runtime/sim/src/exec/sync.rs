@@ -7,7 +7,7 @@ use super::state::{Barrier, Core, Wait};
 use crate::error::{Exec, FaultKind, illegal, trouble};
 use crate::isa::{ArriveKind, BarRed, MbarArrive, MbarWait, Op, P, PSrc, R, Row, Space};
 use crate::mbarrier::Mbarrier;
-use crate::memory::{GLOBAL_BASE, SHARED_BASE, WINDOW, load, store};
+use crate::memory::{GLOBAL_BASE, SHARED_BASE, WINDOW};
 
 impl Core<'_> {
     /// Tries to make a waiting fragment ready.
@@ -245,14 +245,10 @@ impl Core<'_> {
     }
 
     /// The mbarrier object in a CTA's shared memory.
-    pub fn mbarrier_at(&mut self, cta: u32, offset: u32) -> Result<Mbarrier, String> {
-        let p = self
-            .ctas
-            .get_mut(cta as usize)
-            .and_then(|c| c.shared_ptr(offset, 8))
-            .ok_or("outside of shared memory")?;
-        // SAFETY: in bounds; mbarrier addresses are checked for alignment.
-        Mbarrier::from_word(unsafe { load::<8>(p) })
+    pub fn mbarrier_at(&self, cta: u32, offset: u32) -> Result<Mbarrier, String> {
+        let cta = self.ctas.get(cta as usize);
+        let word = cta.and_then(|c| c.shared_pair(offset));
+        Mbarrier::from_word(word.ok_or("outside of shared memory")?)
     }
 
     /// Changes the mbarrier at a shared address.
@@ -262,14 +258,12 @@ impl Core<'_> {
         lane: u32,
         change: impl FnOnce(&mut Mbarrier) -> Result<(), String>,
     ) -> Exec<u64> {
-        let p = self.pointer(Space::Shared, address, 8, 8, lane)?;
+        let place = self.place(Space::Shared, address, 8, 8, lane)?;
         let fault = |message| trouble(Some(lane), FaultKind::Mbarrier { address, message });
-        // SAFETY: checked.
-        let before = unsafe { load::<8>(p) };
+        let before = self.load(place, 8);
         let mut b = Mbarrier::from_word(before).map_err(fault)?;
         change(&mut b).map_err(fault)?;
-        // SAFETY: checked.
-        unsafe { store::<8>(p, b.to_word()) };
+        self.store(place, 8, b.to_word())?;
         self.flight.progress += 1;
         Ok(before)
     }
@@ -307,9 +301,8 @@ impl Core<'_> {
                     let b = Mbarrier::init(count[l as usize]).map_err(|message| {
                         trouble(Some(l), FaultKind::Mbarrier { address, message })
                     })?;
-                    let p = self.pointer(Space::Shared, address, 8, 8, l)?;
-                    // SAFETY: checked.
-                    unsafe { store::<8>(p, b.to_word()) };
+                    let place = self.place(Space::Shared, address, 8, 8, l)?;
+                    self.store(place, 8, b.to_word())?;
                 }
                 Ok(Next::Step)
             }
@@ -318,9 +311,8 @@ impl Core<'_> {
                 for l in lanes(active) {
                     let address = self.shared_address(*space, addrs[l as usize], l)?;
                     self.edit_mbarrier(address, l, |_| Ok(()))?;
-                    let p = self.pointer(Space::Shared, address, 8, 8, l)?;
-                    // SAFETY: checked.
-                    unsafe { store::<8>(p, 0) };
+                    let place = self.place(Space::Shared, address, 8, 8, l)?;
+                    self.store(place, 8, 0)?;
                 }
                 Ok(Next::Step)
             }
@@ -375,7 +367,7 @@ impl Core<'_> {
                 Mbarrier::state_parity(v)
             };
             let address = self.shared_address(w.space, addrs[l as usize], l)?;
-            self.pointer(Space::Shared, address, 8, 8, l)?;
+            self.place(Space::Shared, address, 8, 8, l)?;
             let (cta, offset) = (self.cta_of(address) as u32, address as u32 & 0xff_ffff);
             let b = self
                 .mbarrier_at(cta, offset)

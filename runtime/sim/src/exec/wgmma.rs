@@ -457,10 +457,7 @@ impl Descriptor {
 /// Collects the operand as `[rows][32 bytes of K]`.
 fn gather(cta: &Cta, word: u64, mn_major: bool, out: &mut [u8]) -> Exec<()> {
     let d = Descriptor::parse(word)?;
-    // SAFETY: the vector holds at least `shared_len` bytes.
-    let shared: &[u8] = unsafe {
-        std::slice::from_raw_parts(cta.shared.as_ptr().cast::<u8>(), cta.shared_len as usize)
-    };
+    let shared = cta.shared_bytes();
     let span = d.swizzle.span() as u32;
     let plain = d.swizzle == Swizzle::None;
     if !mn_major {

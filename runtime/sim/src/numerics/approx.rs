@@ -50,6 +50,9 @@ const EXP2: [f64; 13] = {
     c
 };
 
+/// 2^52: the numbers from here on are integers.
+const INTEGERS: f64 = 4_503_599_627_370_496.0;
+
 /// 2^x without branches, so that the compiler can do many at once. The
 /// integral part goes to the exponent: powers of two are exact.
 #[inline(always)]
@@ -67,9 +70,9 @@ pub fn ex2(x: f32) -> f32 {
     for &c in &EXP2[1..] {
         p = p.mul_add(f, c);
     }
-    // SAFETY: n lies in -160..=140.
-    let exponent = unsafe { n.to_int_unchecked::<i32>() } as i64 + 1023;
-    let r = (p * f64::from_bits((exponent as u64) << 52)) as f32;
+    // 2^52 + n + 1023 has that integer in its low bits; n lies in -160..=140.
+    let exponent = (f64::from(n) + (INTEGERS + 1023.0)).to_bits();
+    let r = (p * f64::from_bits(exponent << 52)) as f32;
     if x.is_nan() {
         f32::from_bits(0x7fff_ffff)
     } else {

@@ -59,20 +59,12 @@ pub(super) fn exponent(v: f32, min_exp: i16) -> i16 {
     if bits == 0 { ZERO_EXP } else { e }
 }
 
-/// Decodes all codes; compiled for AVX2 as well.
+/// Decodes all codes.
 pub(super) fn decode_codes(element: Element, codes: &[u8], values: &mut [f32], exps: &mut [i16]) {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: the feature is there.
-        return unsafe { decode_avx2(element, codes, values, exps) };
-    }
-    decode_any(element, codes, values, exps);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn decode_avx2(element: Element, codes: &[u8], values: &mut [f32], exps: &mut [i16]) {
-    decode_any(element, codes, values, exps);
+    crate::simd::with(
+        #[inline(always)]
+        || decode_any(element, codes, values, exps),
+    )
 }
 
 #[inline(always)]

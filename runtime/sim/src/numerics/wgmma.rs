@@ -27,6 +27,9 @@
 //! the exponents are moderate; every other element goes through [`fused_sum`],
 //! which is the definition in integers.
 
+#[cfg(target_arch = "x86_64")]
+use pulp::x86;
+
 use super::convert::{self, F16, Rounding};
 pub use super::elements::{Element, NAN};
 use super::elements::{ZERO_EXP, decode_codes, exponent, pow2};
@@ -169,32 +172,65 @@ pub fn truncate(bits: u32, precision: Precision) -> u32 {
 }
 
 /// Which machine code runs the inner loop. All give the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Path {
     /// Without vector extensions.
     Portable,
     #[cfg(target_arch = "x86_64")]
-    Avx2,
+    Avx2(x86::V3),
     #[cfg(target_arch = "x86_64")]
-    Avx512,
+    Avx512(x86::V4),
 }
 
 impl Path {
-    fn best() -> Path {
+    /// All that this processor runs, the best first.
+    fn all() -> impl Iterator<Item = Path> {
         #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq")
-            {
-                return Path::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") {
-                return Path::Avx2;
-            }
-        }
-        Path::Portable
+        let paths = [
+            x86::V4::try_new().map(Path::Avx512),
+            x86::V3::try_new().map(Path::Avx2),
+            Some(Path::Portable),
+        ];
+        #[cfg(not(target_arch = "x86_64"))]
+        let paths = [Some(Path::Portable)];
+        paths.into_iter().flatten()
+    }
+
+    fn best() -> Path {
+        Path::all().next().unwrap_or(Path::Portable)
+    }
+}
+
+/// The integral part of numbers whose magnitude is below 2^31. Rust's own
+/// conversion looks at every number for what does not fit.
+trait Truncate: Copy {
+    fn truncate(self, v: [f32; LANES]) -> [i32; LANES];
+}
+
+impl Truncate for () {
+    #[inline(always)]
+    fn truncate(self, v: [f32; LANES]) -> [i32; LANES] {
+        v.map(|x| x as i32)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Truncate for x86::V3 {
+    #[inline(always)]
+    fn truncate(self, v: [f32; LANES]) -> [i32; LANES] {
+        let halves: [core::arch::x86_64::__m256; 2] = bytemuck::cast(v);
+        bytemuck::cast(halves.map(
+            #[inline(always)]
+            |h| self.avx._mm256_cvttps_epi32(h),
+        ))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Truncate for x86::V4 {
+    #[inline(always)]
+    fn truncate(self, v: [f32; LANES]) -> [i32; LANES] {
+        bytemuck::cast(self.avx512f._mm512_cvttps_epi32(bytemuck::cast(v)))
     }
 }
 
@@ -230,13 +266,17 @@ fn mma_with(path: Path, precision: Precision, a: &Tile, b: &mut Tile, c: &mut [f
             few,
         };
         match path {
-            Path::Portable => job.run(precision, row),
+            Path::Portable => job.run((), precision, row),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Path::best` has seen the features, or a test has.
-            Path::Avx2 => unsafe { row_avx2(job, precision, row) },
+            Path::Avx2(simd) => simd.vectorize(
+                #[inline(always)]
+                || job.run(simd, precision, row),
+            ),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Path::Avx512 => unsafe { row_avx512(job, precision, row) },
+            Path::Avx512(simd) => simd.vectorize(
+                #[inline(always)]
+                || job.run(simd, precision, row),
+            ),
         }
     }
 }
@@ -258,26 +298,14 @@ struct Row<'a> {
     few: bool,
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn row_avx2(job: Row<'_>, p: Precision, row: &mut [f32]) {
-    job.run(p, row);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512vl,avx512dq")]
-fn row_avx512(job: Row<'_>, p: Precision, row: &mut [f32]) {
-    job.run(p, row);
-}
-
 impl Row<'_> {
     #[inline(always)]
-    fn run(self, p: Precision, row: &mut [f32]) {
+    fn run(self, simd: impl Truncate, p: Precision, row: &mut [f32]) {
         match (p, self.few) {
-            (Precision::Fp8, false) => self.lanes::<13, false>(row),
-            (Precision::Fp8, true) => self.lanes::<13, true>(row),
-            (Precision::Full, false) => self.lanes::<25, false>(row),
-            (Precision::Full, true) => self.lanes::<25, true>(row),
+            (Precision::Fp8, false) => self.lanes::<13, false>(simd, row),
+            (Precision::Fp8, true) => self.lanes::<13, true>(simd, row),
+            (Precision::Full, false) => self.lanes::<25, false>(simd, row),
+            (Precision::Full, true) => self.lanes::<25, true>(simd, row),
         }
     }
 
@@ -312,6 +340,7 @@ impl Row<'_> {
     #[inline(always)]
     fn sums<const FEW: bool>(
         self,
+        simd: impl Truncate,
         j0: usize,
         count: usize,
         scale: &[f32; LANES],
@@ -323,25 +352,27 @@ impl Row<'_> {
             if FEW {
                 for l in 0..count {
                     let bv = &self.b.row(j0 + l).0[h * half..(h + 1) * half];
-                    let mut s = [0i32; 4];
-                    for (x, y) in av.chunks_exact(4).zip(bv.chunks_exact(4)) {
-                        for i in 0..4 {
-                            // SAFETY: finite and below 2^(F+2) <= 2^27.
-                            let t = unsafe { (x[i] * y[i] * scale[l]).to_int_unchecked::<i32>() };
-                            s[i] = s[i].wrapping_add(t);
-                        }
+                    // Half of K is 4, 8 or 16 terms.
+                    let mut v = [0f32; LANES];
+                    for ((v, x), y) in v.iter_mut().zip(av).zip(bv) {
+                        *v = x * y * scale[l];
                     }
-                    sum[l] = s.iter().fold(0, |a, &b| a.wrapping_add(b));
+                    let terms = simd.truncate(v);
+                    sum[l] = terms.iter().fold(0, |a, &b| a.wrapping_add(b));
                 }
                 continue;
             }
             for (k, &v) in av.iter().enumerate() {
                 let at = (h * half + k) * self.b.padded + j0;
                 let bv: &[f32; LANES] = lanes(&self.b.values_t, at);
+                let mut terms = [0f32; LANES];
                 for l in 0..LANES {
-                    // SAFETY: as above.
-                    let t = unsafe { (v * bv[l] * scale[l]).to_int_unchecked::<i32>() };
-                    sum[l] = sum[l].wrapping_add(t);
+                    terms[l] = v * bv[l] * scale[l];
+                }
+                // Finite and below 2^(F+2) <= 2^27.
+                let terms = simd.truncate(terms);
+                for l in 0..LANES {
+                    sum[l] = sum[l].wrapping_add(terms[l]);
                 }
             }
         }
@@ -349,7 +380,7 @@ impl Row<'_> {
     }
 
     #[inline(always)]
-    fn lanes<const F: i32, const FEW: bool>(self, row: &mut [f32]) {
+    fn lanes<const F: i32, const FEW: bool>(self, simd: impl Truncate, row: &mut [f32]) {
         for (block, out) in row.chunks_mut(LANES).enumerate() {
             let (j0, count) = (block * LANES, out.len());
             let mut c = [0f32; LANES];
@@ -363,8 +394,8 @@ impl Row<'_> {
                 e_max[l] = ec.max(i32::from(top[l])).max(-2 * i32::from(SAFE_EXP));
                 scale[l] = pow2(F - e_max[l]);
             }
-            let sums = self.sums::<FEW>(j0, count, &scale);
-            finish::<F>(&mut c, &top, &e_max, &scale, &sums);
+            let sums = self.sums::<FEW>(simd, j0, count, &scale);
+            finish::<F>(simd, &mut c, &top, &e_max, &scale, &sums);
             out.copy_from_slice(&c[..count]);
         }
     }
@@ -373,15 +404,21 @@ impl Row<'_> {
 /// Adds the accumulators' terms and truncates the results (steps 3 to 5).
 #[inline(always)]
 fn finish<const F: i32>(
+    simd: impl Truncate,
     c: &mut [f32; LANES],
     top: &[i16; LANES],
     e_max: &[i32; LANES],
     scale: &[f32; LANES],
     sums: &[[i32; LANES]; 2],
 ) {
+    let mut scaled = [0f32; LANES];
     for l in 0..LANES {
-        // SAFETY: |c| < 2^(e_max + 1), so the product is below 2^(F+1).
-        let term = unsafe { (c[l] * scale[l]).to_int_unchecked::<i32>() };
+        scaled[l] = c[l] * scale[l];
+    }
+    // |c| < 2^(e_max + 1), so the product is below 2^(F+1).
+    let terms = simd.truncate(scaled);
+    for l in 0..LANES {
+        let term = terms[l];
         let value = if F == 13 {
             // Below 2^21, hence exact.
             let v =

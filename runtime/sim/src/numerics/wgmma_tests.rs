@@ -137,16 +137,7 @@ fn every_inner_loop_equals_the_definition() {
         state ^= state << 17;
         state
     };
-    let mut paths = vec![Path::Portable];
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx2") {
-            paths.push(Path::Avx2);
-        }
-        if Path::best() == Path::Avx512 {
-            paths.push(Path::Avx512);
-        }
-    }
+    let paths: Vec<Path> = Path::all().collect();
     let all = [
         Element::E4m3,
         Element::E5m2,

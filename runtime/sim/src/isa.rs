@@ -272,6 +272,15 @@ pub enum Op {
         b: R,
         c: R,
     },
+    /// `f64` in a direction other than to nearest.
+    Rnd64 {
+        f: RndOp,
+        mode: Rounding,
+        d: R,
+        a: R,
+        b: R,
+        c: R,
+    },
     Approx {
         f: Approx,
         ftz: bool,

@@ -12,10 +12,38 @@ use crate::numerics::convert::Rounding;
 
 impl<'a> Decoder<'a> {
     pub(super) fn f64(&mut self, frame: &mut Frame<'a>, inst: &'a Inst) -> Decoded<()> {
-        if rounding(inst).is_some_and(|r| r != Rounding::NearestEven) {
-            return unsupported("directed rounding of f64");
+        let gross = inst.has(Mod::Approx) && inst.has(Mod::Ftz);
+        let directed = match inst.op {
+            PtxOp::Add => Some(RndOp::Add),
+            PtxOp::Sub => Some(RndOp::Sub),
+            PtxOp::Mul => Some(RndOp::Mul),
+            PtxOp::Fma | PtxOp::Mad => Some(RndOp::Fma),
+            PtxOp::Div => Some(RndOp::Div),
+            PtxOp::Sqrt => Some(RndOp::Sqrt),
+            PtxOp::Rcp => Some(RndOp::Rcp),
+            _ => None,
+        };
+        let mode = rounding(inst).unwrap_or(Rounding::NearestEven);
+        if let (Some(f), true) = (directed, mode != Rounding::NearestEven) {
+            let (a, b, c) = (
+                self.src64(frame, inst, 1, Type::F64)?,
+                self.src64(frame, inst, 2, Type::F64)?,
+                self.src64(frame, inst, 3, Type::F64)?,
+            );
+            let d = self.d64(frame, &inst.operands[0])?;
+            self.push(Op::Rnd64 {
+                f,
+                mode,
+                d,
+                a,
+                b,
+                c,
+            });
+            return Ok(());
         }
         let f = match inst.op {
+            PtxOp::Rcp if gross => A64::DRcpGross,
+            PtxOp::Rsqrt if gross => A64::DRsqrtGross,
             PtxOp::Add => A64::DAdd,
             PtxOp::Sub => A64::DSub,
             PtxOp::Mul => A64::DMul,
@@ -87,8 +115,8 @@ impl<'a> Decoder<'a> {
             PtxOp::Sub => (A32::FSub, Some(RndOp::Sub)),
             PtxOp::Mul => (A32::FMul, Some(RndOp::Mul)),
             PtxOp::Fma | PtxOp::Mad => (A32::FFma, Some(RndOp::Fma)),
-            // div.approx and div.full: the correctly rounded quotient is
-            // inside their bounds.
+            // div.full: the correctly rounded quotient is inside its bound.
+            PtxOp::Div if approx => (A32::FDiv, Some(RndOp::DivApprox)),
             PtxOp::Div => (A32::FDiv, Some(RndOp::Div)),
             PtxOp::Rcp => (A32::FRcp, Some(RndOp::Rcp)),
             PtxOp::Sqrt => (A32::FSqrt, Some(RndOp::Sqrt)),
@@ -106,7 +134,7 @@ impl<'a> Decoder<'a> {
         let d = self.d32(frame, &inst.operands[0])?;
         let mode = rounding(inst).unwrap_or(Rounding::NearestEven);
         self.push(match directed {
-            Some(f) if mode != Rounding::NearestEven => Op::Rnd {
+            Some(f) if mode != Rounding::NearestEven || f == RndOp::DivApprox => Op::Rnd {
                 f,
                 mode,
                 ftz,

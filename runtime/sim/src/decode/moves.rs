@@ -336,7 +336,8 @@ impl<'a> Decoder<'a> {
         let a = self.source(frame, &inst.operands[1], from)?;
         let d = self.dest(frame, &inst.operands[0])?;
         self.push(Op::Cvt { cvt, d, a });
-        if let (Operand::Reg(r), Row::R32(d), true) = (&inst.operands[0], d, to == Type::S8)
+        // 16-bit registers keep the upper half clear.
+        if let (Operand::Reg(r), Row::R32(d), Type::S8 | Type::S16) = (&inst.operands[0], d, to)
             && frame.ty(*r).is_some_and(|t| t.bits() == 16)
         {
             self.cut16(d);

@@ -8,6 +8,7 @@ use super::alu::{Consts, Regs, lanes_bits, lanes32, lanes64};
 use crate::isa::{A32, A64, Count64, HalfOp, Op, RndOp, Row, Row32, Row64};
 use crate::numerics::approx::{Approx, approx_f32};
 use crate::numerics::convert::{self, BF16, Format, Rounding};
+use crate::numerics::double;
 use crate::numerics::rounding::{
     add_f32, add_small, div_f32, flush, fma_f32, fma_small, max_f32, min_f32, mul_f32, saturate,
     sqrt_f32,
@@ -32,6 +33,25 @@ pub fn step(regs: &mut Regs, consts: Consts<'_>, op: &Op, mask: u32) -> bool {
             );
             let v = lanes32(|l| rounded(f, mode, ftz, sat, a[l], b[l], c[l]));
             regs.put32(d, &v, mask);
+        }
+        Op::Rnd64 {
+            f,
+            mode,
+            d,
+            a,
+            b,
+            c,
+        } => {
+            let (a, b, c) = (
+                regs.get64(consts, a),
+                regs.get64(consts, b),
+                regs.get64(consts, c),
+            );
+            let v = lanes64(|l| {
+                let [a, b, c] = [a[l], b[l], c[l]].map(f64::from_bits);
+                rounded64(f, mode, a, b, c).to_bits()
+            });
+            regs.put64(d, &v, mask);
         }
         Op::Approx { f, ftz, d, a } => {
             let a = regs.get32(consts, a);
@@ -152,9 +172,31 @@ fn rounded(f: RndOp, mode: Rounding, ftz: bool, sat: bool, a: u32, b: u32, c: u3
         RndOp::Div => div_f32(a, b, mode),
         RndOp::Sqrt => sqrt_f32(a, mode),
         RndOp::Rcp => div_f32(1.0, a, mode),
+        RndOp::DivApprox => div_approx(a, b),
     };
     let r = if ftz { flush(r) } else { r };
     if sat { saturate(r) } else { r }.to_bits()
+}
+
+/// PTX ISA 9.7.3.8: for a divisor above 2^126 the reciprocal counts as zero.
+fn div_approx(a: f32, b: f32) -> f32 {
+    const LARGE: f32 = f32::from_bits((126 + 127) << 23);
+    if b.is_finite() && b.abs() > LARGE {
+        return mul_f32(a, 0f32.copysign(b), Rounding::NearestEven);
+    }
+    div_f32(a, b, Rounding::NearestEven)
+}
+
+fn rounded64(f: RndOp, mode: Rounding, a: f64, b: f64, c: f64) -> f64 {
+    match f {
+        RndOp::Add => double::add(a, b, mode),
+        RndOp::Sub => double::add(a, -b, mode),
+        RndOp::Mul => double::mul(a, b, mode),
+        RndOp::Fma => double::fma(a, b, c, mode),
+        RndOp::Div | RndOp::DivApprox => double::div(a, b, mode),
+        RndOp::Sqrt => double::sqrt(a, mode),
+        RndOp::Rcp => double::div(1.0, a, mode),
+    }
 }
 
 struct Half {
@@ -426,6 +468,8 @@ pub fn alu64(f: A64, a: &Row64, b: &Row64) -> Row64 {
             A64::DSqrt => dx.sqrt().to_bits(),
             A64::DRcp => (1.0 / dx).to_bits(),
             A64::DRsqrt => (1.0 / dx.sqrt()).to_bits(),
+            A64::DRcpGross => double::gross(dx, |x| 1.0 / x).to_bits(),
+            A64::DRsqrtGross => double::gross(dx, |x| 1.0 / x.sqrt()).to_bits(),
             A64::DMin => {
                 if dx.is_nan() {
                     y

@@ -92,24 +92,15 @@ fn convert_row(regs: &mut Regs, consts: Consts<'_>, cvt: Cvt, d: Row, a: Row, ma
         }
     }
     let source = regs.get_wide(consts, a);
-    let wide = matches!(d, Row::R64(_));
     let v = lanes64(|l| {
         if mask >> l & 1 == 0 {
             return 0;
         }
         let r = convert_one(cvt, source[l]);
         // A narrow integer in a wider register is extended by its sign
-        // (PTX ISA 9.4.1).
+        // (PTX ISA 9.4.1). The decoder clears the upper half of a 16-bit one.
         let bits = cvt.to.bits();
-        if cvt.to.is_signed() && bits < 32 {
-            let e = sign_extend(r, bits);
-            // 16-bit registers keep the upper half clear.
-            if bits == 16 && !wide {
-                zero_extend(e, 16)
-            } else {
-                e
-            }
-        } else if cvt.to.is_signed() && wide {
+        if cvt.to.is_signed() {
             sign_extend(r, bits)
         } else {
             zero_extend(r, bits)
@@ -151,6 +142,11 @@ fn convert_one(cvt: Cvt, raw: u64) -> u64 {
         }
         (false, true) => {
             let x = read_float(raw, from, cvt.ftz);
+            // PTX ISA 9.7.9.22: of an `f64` NaN the top bit alone is set, as in
+            // 64-bit results; other NaN become zero.
+            if x.is_nan() && from == Type::F64 {
+                return 1 << (to.bits() - 1);
+            }
             convert::to_int(
                 x,
                 cvt.rounding.unwrap_or(Rounding::Zero),
@@ -177,17 +173,36 @@ fn read_float(raw: u64, ty: Type, ftz: bool) -> f64 {
 /// Integers of up to 64 bits do not fit an `f64`: what is shifted out is
 /// folded into the last bit, so that the one rounding is right (round to odd).
 fn int_to_float(v: i128, to: Type, rounding: Rounding, sat: bool) -> u64 {
+    let v = if sat { v.clamp(0, 1) } else { v };
+    if to == Type::F64 {
+        return int_to_f64(v, rounding).to_bits();
+    }
     let magnitude = v.unsigned_abs();
     let drop = (128 - magnitude.leading_zeros()).saturating_sub(52);
     let lost = magnitude & ((1u128 << drop) - 1) != 0;
     let kept = (magnitude >> drop) as u64 | u64::from(lost);
     let x = kept as f64 * convert::pow2(drop as i32) * if v < 0 { -1.0 } else { 1.0 };
-    if to == Type::F64 {
-        // 64-bit integers to f64: the host rounds to nearest even.
-        return (v as f64).to_bits();
-    }
-    let x = if sat { x.clamp(0.0, 1.0) } else { x };
     u64::from(encode(x, float_format(to), rounding, false))
+}
+
+/// The host rounds to nearest even; the other modes step from there.
+fn int_to_f64(v: i128, rounding: Rounding) -> f64 {
+    let near = v as f64;
+    // At most 2^64: exact again.
+    let back = near as i128;
+    let toward = match rounding {
+        Rounding::NearestEven | Rounding::NearestAway => return near,
+        Rounding::Zero if v < 0 => Rounding::Up,
+        Rounding::Zero => Rounding::Down,
+        directed => directed,
+    };
+    if toward == Rounding::Up && back < v {
+        near.next_up()
+    } else if toward == Rounding::Down && back > v {
+        near.next_down()
+    } else {
+        near
+    }
 }
 
 fn float_format(ty: Type) -> Format {

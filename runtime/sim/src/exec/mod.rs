@@ -409,6 +409,7 @@ fn alu_op(op: &Op) -> bool {
             | Op::Alu16 { .. }
             | Op::AluF { .. }
             | Op::Rnd { .. }
+            | Op::Rnd64 { .. }
             | Op::Approx { .. }
             | Op::Half { .. }
             | Op::Lop3 { .. }

@@ -119,6 +119,8 @@ pub enum A64 {
     DAbs,
     DCopysign,
     DRsqrt,
+    DRcpGross,
+    DRsqrtGross,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +143,7 @@ pub enum Count64 {
     High,
 }
 
-/// `f32` operations with an explicit rounding mode.
+/// Operations with an explicit rounding mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RndOp {
     Add,
@@ -151,6 +153,8 @@ pub enum RndOp {
     Div,
     Sqrt,
     Rcp,
+    /// `div.approx.f32`.
+    DivApprox,
 }
 
 /// Half-precision operations, on one or two halves of a row.

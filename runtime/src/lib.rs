@@ -34,7 +34,7 @@ pub use check::{
 pub use device::{
     CodeSource, CudaDevice, CudaProbe, Device, DeviceKind, DeviceMemory, DeviceOptions,
     DeviceProps, DeviceTime, EventId, FunctionId, FunctionInfo, GpuInfo, Launch, LaunchDims,
-    LaunchReport, ModuleImage, ParamSlot, PlanBuffer, SequenceError, SequenceKey, SimDevice,
+    LaunchObserver, LaunchReport, ModuleImage, ParamSlot, PlanBuffer, SequenceError, SequenceKey, SimDevice,
     StreamId, TensorMapSpec, open_device, probe_cuda,
 };
 pub use error::{DeviceError, RuntimeError, WeightError};

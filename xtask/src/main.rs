@@ -12,6 +12,7 @@ mod demo;
 mod error;
 mod foreign;
 mod gpu_kit;
+mod mutate;
 mod ptxas_report;
 mod setup;
 mod shell;
@@ -51,6 +52,8 @@ enum Command {
     Foreign(foreign::Args),
     /// Make the folder that proves and measures a GPU host
     GpuKit(gpu_kit::Args),
+    /// Plant bugs into kernels and count those that the simulated device reports
+    Mutate(mutate::Args),
     /// Assemble PTX files for sm_90a and show registers, spills, barriers and messages
     PtxasReport(ptxas_report::Args),
     /// Build the runtime's binary as it is shipped, and hold its size and start-up time to their limits
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Bless(args) => bless::main(&args),
         Command::Foreign(args) => foreign::main(&args),
         Command::GpuKit(args) => gpu_kit::main(&args),
+        Command::Mutate(args) => mutate::main(&args),
         Command::PtxasReport(args) => ptxas_report::main(&args),
         Command::Size(args) => size::main(&args),
     };

@@ -156,7 +156,8 @@ impl TensorMap {
         Ok(out)
     }
 
-    pub(crate) fn decode(bytes: &[u8; 128]) -> Result<TensorMap, String> {
+    /// Reads what [`Self::encode`] wrote; the text says what is wrong with other bytes.
+    pub fn decode(bytes: &[u8; 128]) -> Result<TensorMap, String> {
         let u64_at = |at: usize| {
             let mut v = [0u8; 8];
             v.copy_from_slice(&bytes[at..at + 8]);

@@ -15,7 +15,7 @@ use std::time::Duration;
 use mcc_bundle::{Bundle, DType};
 
 pub use cuda::{CudaDevice, CudaProbe, GpuInfo, probe_cuda};
-pub use sim::SimDevice;
+pub use sim::{LaunchObserver, SimDevice};
 
 use crate::error::DeviceError;
 

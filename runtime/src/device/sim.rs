@@ -33,7 +33,11 @@ pub struct SimDevice {
     timing: Option<Timing>,
     /// Buffers of each plan, by the address of the first.
     plans: BTreeMap<u64, Vec<u64>>,
+    observer: Option<LaunchObserver>,
 }
+
+/// Is shown each launch before it runs, with the memory that the kernel finds.
+pub type LaunchObserver = Box<dyn FnMut(&Gpu, &Launch<'_>)>;
 
 /// Host times of launches.
 struct Timing {
@@ -72,7 +76,13 @@ impl SimDevice {
             events: 0..0,
             timing: None,
             plans: BTreeMap::new(),
+            observer: None,
         }
+    }
+
+    /// Shows every later launch to `observer`, for those who record launches to run them again.
+    pub fn observe(&mut self, observer: LaunchObserver) {
+        self.observer = Some(observer);
     }
 
     fn check_stream(&self, stream: StreamId) -> Result<(), DeviceError> {
@@ -246,6 +256,9 @@ impl Device for SimDevice {
         launch: &Launch<'_>,
     ) -> Result<LaunchReport, DeviceError> {
         self.check_stream(stream)?;
+        if let Some(observer) = &mut self.observer {
+            observer(&self.gpu, launch);
+        }
         let (module, kernel) = self.function(launch.function)?;
         let config = LaunchConfig {
             grid: launch.dims.grid,

@@ -9,6 +9,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::check::Race;
+
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum SimError {
     #[error("the PTX cannot be read: {message}")]
@@ -112,6 +114,8 @@ pub enum FaultKind {
         "a thread of a programmatic launch ends without griddepcontrol.wait: the next launch would take all earlier ones for ended"
     )]
     NoGridWait,
+    #[error("{0}")]
+    Race(Box<Race>),
     #[error("more than {0} warp instructions were executed")]
     InstructionLimit(u64),
     #[error("{0}")]

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicU64;
 
 use mcc_ptx::{SpecialReg, Type};
 
+use crate::check::{Access, Touch};
 use crate::numerics::approx::Approx;
 use crate::numerics::convert::Rounding;
 use crate::numerics::wgmma::Element;
@@ -81,8 +82,21 @@ pub struct Ld {
     pub signed: bool,
     pub addr: Addr,
     pub dst: Vec<Row>,
-    /// `ld.acquire`, `ld.volatile`, `ld.relaxed`: polls may spin on these.
-    pub strong: bool,
+    /// Polls may spin on strong loads.
+    pub order: Order,
+}
+
+impl Ld {
+    /// What it does to memory, for the checkers.
+    pub fn access(&self) -> Access {
+        Access {
+            space: self.space,
+            len: u64::from(self.size) * self.dst.len() as u64,
+            reads: true,
+            writes: false,
+            order: self.order,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -91,8 +105,20 @@ pub struct St {
     pub size: u8,
     pub addr: Addr,
     pub src: Vec<Row>,
-    /// `st.release`, `st.volatile`, `st.relaxed`.
-    pub strong: bool,
+    pub order: Order,
+}
+
+impl St {
+    /// What it does to memory, for the checkers.
+    pub fn access(&self) -> Access {
+        Access {
+            space: self.space,
+            len: u64::from(self.size) * self.src.len() as u64,
+            reads: false,
+            writes: true,
+            order: self.order,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -106,6 +132,7 @@ pub struct Atom {
     pub b: Vec<Row>,
     /// The new value of `cas`.
     pub c: Option<Row>,
+    pub order: Order,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +158,9 @@ pub struct MbarArrive {
     pub operand: R,
     /// Row that takes the state.
     pub state: Option<R>,
+    pub release: bool,
+    /// As written; the default is the CTA.
+    pub scope: Option<Scope>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +172,7 @@ pub struct MbarWait {
     /// With `.parity` a 32-bit row, else the state's 64-bit row.
     pub phase: Row,
     pub d: P,
+    pub acquire: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -506,7 +537,9 @@ pub enum Op {
         d: P,
         d32: R,
     },
-    ClusterArrive,
+    ClusterArrive {
+        release: bool,
+    },
     ClusterWait,
     /// `griddepcontrol.wait`.
     GridWait,
@@ -541,6 +574,8 @@ pub enum Op {
     BulkCommit,
     BulkWait {
         pending: u32,
+        /// Only until the sources have been read.
+        read: bool,
     },
     TensormapCheck {
         addr: Addr,
@@ -589,6 +624,11 @@ pub struct Kernel {
     pub code: Vec<Inst>,
     /// PTX line of every instruction.
     pub lines: Vec<u32>,
+    /// For every instruction, what it does to registers of `wgmma`: 0 is
+    /// nothing, else one more than the index in `touches`. Empty in kernels
+    /// without `wgmma`.
+    pub touch: Vec<u32>,
+    pub touches: Vec<Touch>,
     pub rows32: usize,
     pub rows64: usize,
     pub preds: usize,

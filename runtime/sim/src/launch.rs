@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use mcc_ptx::{Init, Item, ItemId, Type, Variable};
 
+use crate::check::{Initialised, LaunchCheck};
 use crate::decode;
 use crate::error::SimError;
 use crate::exec::state::{Counters, Env, Group};
@@ -116,6 +117,8 @@ pub struct Gpu {
     groups: Mutex<Vec<Group>>,
     /// Warp instructions of all launches so far.
     clock: AtomicU64,
+    /// Which bytes have been written, when accesses are checked.
+    initialised: Option<Initialised>,
 }
 
 /// Kernels of one PTX text, ready to run. Clones share them.
@@ -210,6 +213,7 @@ impl Gpu {
             n => rayon::ThreadPoolBuilder::new().num_threads(n).build().ok(),
         };
         Gpu {
+            initialised: config.check.then(Initialised::default),
             config,
             memory,
             pool,
@@ -255,12 +259,29 @@ impl Gpu {
     /// Memory of the host that kernels reach, too: its device address and its
     /// host address, valid until [`Gpu::free`].
     pub fn alloc_host(&self, bytes: u64) -> Result<(u64, *mut u8), SimError> {
-        self.memory.alloc_host(bytes)
+        let (addr, host) = self.memory.alloc_host(bytes)?;
+        if let Some(known) = &self.initialised {
+            known.mark_whole(addr, bytes);
+        }
+        Ok((addr, host))
+    }
+
+    /// The host has written these bytes, by whatever way: the checkers take
+    /// them for initialised.
+    pub fn note_written(&self, addr: u64, len: u64) {
+        if let Some(known) = &self.initialised {
+            known.mark(addr, len);
+        }
     }
 
     /// Addresses of which parts can be mapped; the size is a multiple of 64 KiB.
     pub fn reserve(&self, bytes: u64, align: u64) -> Result<u64, SimError> {
-        self.memory.reserve(bytes, align)
+        let addr = self.memory.reserve(bytes, align)?;
+        // What is mapped there is written through host pointers.
+        if let Some(known) = &self.initialised {
+            known.mark_whole(addr, bytes);
+        }
+        Ok(addr)
     }
 
     /// Gives up a reservation and what is mapped in it.
@@ -291,6 +312,7 @@ impl Gpu {
 
     pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), SimError> {
         let len = data.len() as u64;
+        self.note_written(addr, len);
         let put = |cells: &Cells, at| cells::write(cells, at, data);
         self.memory.with(addr, len, put)
     }
@@ -302,6 +324,7 @@ impl Gpu {
     }
 
     pub fn fill(&self, addr: u64, byte: u8, len: u64) -> Result<(), SimError> {
+        self.note_written(addr, len);
         let set = |cells: &Cells, at| cells::fill(cells, at, byte, len as usize);
         self.memory.with(addr, len, set)
     }
@@ -320,6 +343,8 @@ impl Gpu {
                 && (v.bytes() > 0)
             {
                 let at = self.alloc(v.bytes(), v.alignment().clamp(1, 65536))?;
+                // PTX ISA, "Initializers": zero by default.
+                self.note_written(at, v.bytes());
                 globals.push(at);
                 names.push((v.name.clone(), at, v.bytes()));
                 addresses.insert(ItemId(i as u32), at);
@@ -368,6 +393,7 @@ impl Gpu {
         let mut words = vec![0u32; params.len().next_multiple_of(8) / 4];
         bytemuck::cast_slice_mut(&mut words)[..params.len()].copy_from_slice(params);
         let view: Arc<Table> = self.memory.view();
+        let shadow = self.initialised.as_ref().map(LaunchCheck::new);
         let env = Env {
             kernel: k,
             table: &view,
@@ -382,6 +408,7 @@ impl Gpu {
             started: self.clock.load(Ordering::Relaxed),
             limit: self.config.instruction_limit,
             lines: &module.inner.lines,
+            check: shadow.as_ref(),
         };
         let clusters = (0..3)
             .map(|d| u64::from(cfg.grid[d] / cfg.cluster[d]))

@@ -11,13 +11,16 @@
 //! ([`numerics::wgmma`] says what is measured and what is inferred); the
 //! `.approx` functions are correctly rounded ([`numerics::approx`]); time is
 //! counted in instructions. Memory operations take effect in program order;
-//! asynchronous ones when [`Completion`] says.
+//! asynchronous ones when [`Completion`] says. With [`GpuConfig::check`] the
+//! order of all accesses is held against the memory model, and what only
+//! happened to go well is a fault ([`Race`]).
 //!
 //! What a program does wrong ends in a [`SimError`] that names the PTX line and
 //! the thread.
 
 #![forbid(unsafe_code)]
 
+mod check;
 mod decode;
 mod error;
 mod exec;
@@ -31,6 +34,7 @@ mod simd;
 mod tensor_map;
 mod tma;
 
+pub use check::{Other, Place, Race, Rule};
 pub use error::{BlockedWarp, Deadlock, Fault, FaultKind, SimError};
 pub use launch::{Completion, Demands, Gpu, GpuConfig, LaunchConfig, LaunchStats, Module};
 pub use tensor_map::{Swizzle, TensorElem, TensorMap};

@@ -28,17 +28,8 @@ impl Group {
         self.ctas.resize_with(ranks as usize, Cta::default);
         self.warps
             .resize_with((ranks * warps) as usize, Default::default);
-        let along = |d: usize| u64::from(env.grid[d] / env.cluster[d]);
-        let at = [
-            cluster % along(0),
-            cluster / along(0) % along(1),
-            cluster / along(0) / along(1),
-        ];
         for (rank, cta) in self.ctas.iter_mut().enumerate() {
-            let r = rank as u32;
-            let c = env.cluster;
-            let inside = [r % c[0], r / c[0] % c[1], r / c[0] / c[1]];
-            cta.block = std::array::from_fn(|d| at[d] as u32 * c[d] + inside[d]);
+            cta.block = env.block_of(cluster, rank as u32);
             let g = env.grid.map(u64::from);
             let b = cta.block.map(u64::from);
             cta.linear = b[0] + g[0] * (b[1] + g[1] * b[2]);
@@ -67,6 +58,10 @@ impl Group {
         };
         self.cluster = ClusterBarrier::default();
         self.stats = Counters::default();
+        match env.check {
+            Some(_) => self.check.get_or_insert_default().reset(env, cluster),
+            None => self.check = None,
+        }
     }
 
     fn core<'a>(&'a mut self, env: &'a Env<'a>, warp: usize) -> Core<'a> {
@@ -78,6 +73,7 @@ impl Group {
             cluster: &mut self.cluster,
             stats: &mut self.stats,
             mma: &mut self.mma,
+            check: self.check.as_deref_mut(),
         }
     }
 
@@ -110,6 +106,8 @@ impl Group {
             if !round.alive {
                 // What is still in flight ends with the kernel.
                 while self.complete(env)? {}
+                self.check_end(env)
+                    .map_err(|(w, t)| self.fault(env, w, *t))?;
                 return Ok(self.stats);
             }
             if self.complete(env)? {
@@ -145,7 +143,7 @@ impl Group {
         }
         let waits = |g: &Group, wait: Wait| g.warps[w].frags.iter().any(|f| f.wait == wait);
         if waits(self, Wait::Warpgroup) {
-            round.ran |= self.warpgroup(env.kernel, env.completion, w)?;
+            round.ran |= self.warpgroup(env, w)?;
         }
         if waits(self, Wait::WgmmaGroups) {
             round.ran |= self.drain_mmas(env.kernel, w)?;

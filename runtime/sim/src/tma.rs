@@ -85,6 +85,49 @@ impl Tile {
         self.bytes
     }
 
+    /// The parts of the tensor that the box at `coords` covers: address and
+    /// bytes of each row, for the checkers.
+    pub fn rows(&self, coords: &[i32; 5]) -> Vec<(u64, u64)> {
+        let size = self.elem.bytes();
+        let step = i64::from(self.steps[0]);
+        let at = |i: u32| i64::from(coords[0]) + i64::from(i) * step;
+        let inside = |i: &u32| at(*i) >= 0 && (at(*i) as u64) < self.dims[0];
+        let (low, high) = (
+            (0..self.counts[0]).find(inside),
+            (0..self.counts[0]).rev().find(inside),
+        );
+        let (Some(low), Some(high)) = (low, high) else {
+            return Vec::new();
+        };
+        let span = (u64::from(high - low) * step as u64 + 1) * size;
+        let mut index = [0u32; 5];
+        let mut rows = Vec::new();
+        loop {
+            let mut row = self.base.wrapping_add(at(low) as u64 * size);
+            let mut covered = true;
+            for d in 1..self.rank {
+                let x = i64::from(coords[d]) + i64::from(index[d]) * i64::from(self.steps[d]);
+                covered &= x >= 0 && (x as u64) < self.dims[d];
+                row = row.wrapping_add((x as u64).wrapping_mul(self.strides[d]));
+            }
+            if covered {
+                rows.push((row, span));
+            }
+            let mut d = 1;
+            loop {
+                if d >= self.rank {
+                    return rows;
+                }
+                index[d] += 1;
+                if index[d] < self.counts[d] {
+                    break;
+                }
+                index[d] = 0;
+                d += 1;
+            }
+        }
+    }
+
     /// Moves the box at `coords`; `shared` is its [`Self::bytes`] at the shared
     /// address `address`.
     pub fn transfer(

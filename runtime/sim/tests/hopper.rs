@@ -161,7 +161,7 @@ fn wgmma_kernel(n: u32, instruction: &str, trailing: &str) -> String {
     add.u32 %r6, %r3, 8192;
     setp.ne.u32 %p1, %r5, 0;
     @%p1 bra READY;
-    mbarrier.init.shared::cta.b64 [%r4], 1;
+    mbarrier.init.shared::cta.b64 [%r4], 1; fence.mbarrier_init.release.cluster;
     mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r4], {};
     cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r3], [%rd3, {{%r30, %r30}}], [%r4];
     cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%r6], [%rd5, {{%r30, %r30}}], [%r4];
@@ -451,6 +451,7 @@ fn producer_and_consumers_over_an_mbarrier_ring() {
     setp.ne.u32 %p1, %r2, 0; @%p1 bra READY;
     mbarrier.init.shared::cta.b64 [%r3], 1; mbarrier.init.shared::cta.b64 [%r3+8], 1; mbarrier.init.shared::cta.b64 [%r3+16], 1;
     mbarrier.init.shared::cta.b64 [%r4], 2; mbarrier.init.shared::cta.b64 [%r4+8], 2; mbarrier.init.shared::cta.b64 [%r4+16], 2;
+    fence.mbarrier_init.release.cluster;
     READY: bar.sync 0;
     shr.u32 %r6, %r2, 5; setp.ne.u32 %p2, %r6, 2;
     mov.u32 %r7, 0; mov.u32 %r8, 0; mov.u32 %r9, 0;

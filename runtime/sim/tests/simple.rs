@@ -358,7 +358,7 @@ fn atomics_of_many_blocks_add_up() {
         ret;",
         ),
     );
-    let out = gpu.alloc(16, 256).expect("memory");
+    let out = upload(&gpu, &[0; 16]);
     launch(&gpu, &m, &LaunchConfig::new(64, 96), &[Arg::U64(out)]).expect("runs");
     let got = download_u32(&gpu, out, 4);
     assert_eq!(

@@ -433,6 +433,8 @@ pub struct DeviceOptions {
     pub global_bytes: u64,
     /// Host threads that run a simulated device's blocks; 0 for all cores.
     pub threads: usize,
+    /// Whether a simulated device looks for races, missing fences and uses of what nothing has written.
+    pub check: bool,
     /// How long [`Device::synchronize`] and [`Device::read`] wait for a GPU before they call it hung.
     pub timeout: Duration,
 }
@@ -443,6 +445,7 @@ impl Default for DeviceOptions {
             sms: 132,
             global_bytes: 80 << 30,
             threads: 0,
+            check: false,
             timeout: Duration::from_secs(120),
         }
     }

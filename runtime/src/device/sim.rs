@@ -53,6 +53,7 @@ impl SimDevice {
             sms: options.sms,
             global_bytes: options.global_bytes,
             threads: options.threads,
+            check: options.check,
             ..GpuConfig::default()
         })
     }

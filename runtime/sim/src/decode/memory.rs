@@ -5,7 +5,7 @@ use mcc_ptx::{Inst, Mod, Op as PtxOp, Operand, Space as PtxSpace, Type};
 use super::operands::Frame;
 use super::{Decoded, Decoder, invalid, unsupported};
 use crate::isa::{
-    A32, Addr, Atom, AtomOp, Bulk, BulkKind, CpAsync, Ld, Op, PSrc, R, Row, Space, St,
+    A32, Addr, Atom, AtomOp, Bulk, BulkKind, CpAsync, Ld, Op, PSrc, R, Row, Scope, Space, St,
 };
 
 pub(super) fn space_of(s: Option<PtxSpace>) -> Space {
@@ -140,9 +140,6 @@ impl<'a> Decoder<'a> {
                 cut.push(row);
             }
         }
-        let strong = [Mod::Volatile, Mod::Relaxed, Mod::Acquire, Mod::Mmio]
-            .iter()
-            .any(|m| inst.has(*m));
         let size = ty.bytes() as u8;
         self.push(Op::Ld(Box::new(Ld {
             space,
@@ -150,7 +147,7 @@ impl<'a> Decoder<'a> {
             signed: ty.is_signed(),
             addr,
             dst,
-            strong,
+            order: super::sync::order(inst, None),
         })));
         for d in cut {
             self.cut16(d);
@@ -181,15 +178,12 @@ impl<'a> Decoder<'a> {
             .iter()
             .map(|o| self.source(frame, o, ty))
             .collect::<Decoded<Vec<Row>>>()?;
-        let strong = [Mod::Volatile, Mod::Relaxed, Mod::Release, Mod::Mmio]
-            .iter()
-            .any(|m| inst.has(*m));
         Ok(Op::St(Box::new(St {
             space,
             size: ty.bytes() as u8,
             addr,
             src,
-            strong,
+            order: super::sync::order(inst, None),
         })))
     }
 
@@ -226,6 +220,9 @@ impl<'a> Decoder<'a> {
             dst,
             b,
             c,
+            // PTX ISA, "atom" and "red": relaxed at the scope of the device
+            // when they name nothing else.
+            order: super::sync::order(inst, Some(Scope::Gpu)),
         })))
     }
 

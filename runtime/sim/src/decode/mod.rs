@@ -19,13 +19,14 @@ mod operands;
 mod slots;
 mod sync;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use mcc_ptx::{
-    Directive, Function, FunctionKind, Item, ItemId, Module, Op as PtxOp, Space as PtxSpace, Stmt,
-    Variable,
+    Directive, Function, FunctionKind, Item, ItemId, Module, Op as PtxOp, Reg, Space as PtxSpace,
+    Stmt, Variable,
 };
 
+use crate::check::Touch;
 use crate::error::SimError;
 use crate::isa::{Inst, Kernel, Op, PSrc, ParamSlot, R, Row32, Row64};
 use crate::memory::SHARED_START;
@@ -99,6 +100,9 @@ fn kernel(
         d.files.r64 as usize,
         d.files.preds as usize,
     );
+    if !k.touch.is_empty() {
+        k.touch.resize(k.code.len(), 0);
+    }
     k.local_bytes = d.local_top.next_multiple_of(16);
     cfg::set_joins(&mut k.code);
     Ok(k)
@@ -231,19 +235,51 @@ impl<'a> Decoder<'a> {
             };
             frame.vars.push(offset);
         }
+        let tensor_core = slots::of_wgmma(body);
         for stmt in &body.stmts {
             match stmt {
                 Stmt::Label(l) => frame.labels[l.index()] = Some(self.here()),
                 Stmt::Inst(inst) => {
                     self.line = inst.line;
+                    let at = self.here();
                     self.inst(&mut frame, inst)
                         .map_err(|r| self.refuse(inst, r))?;
+                    if !tensor_core.is_empty() {
+                        self.note_touch(&frame, inst, &tensor_core, at);
+                    }
                 }
                 _ => {}
             }
         }
         frame.patch(self.here(), &mut self.kernel.code);
         Ok(())
+    }
+
+    /// Notes what an instruction, decoded from `at` on, does to registers of
+    /// `wgmma`.
+    fn note_touch(&mut self, frame: &Frame<'a>, inst: &mcc_ptx::Inst, of: &HashSet<Reg>, at: u32) {
+        let k = &mut self.kernel;
+        k.touch.resize(k.code.len(), 0);
+        if inst.op == PtxOp::WgmmaMmaAsync || at as usize >= k.code.len() {
+            return;
+        }
+        let mut touch = Touch::default();
+        slots::visit(inst, &mut |r, written| {
+            if of.contains(&r)
+                && let Some(row) = frame.row32(r)
+            {
+                let list = if written {
+                    &mut touch.writes
+                } else {
+                    &mut touch.reads
+                };
+                list.push(row);
+            }
+        });
+        if touch != Touch::default() {
+            k.touches.push(touch);
+            k.touch[at as usize] = k.touches.len() as u32;
+        }
     }
 
     fn refuse(&self, inst: &mcc_ptx::Inst, r: Refusal) -> SimError {

@@ -66,6 +66,14 @@ impl<'a> Frame<'a> {
         self.slots.get(r.index()).copied().unwrap_or(Slot::None)
     }
 
+    /// The row of a register of up to 32 bits.
+    pub fn row32(&self, r: Reg) -> Option<R> {
+        match self.slot(r) {
+            Slot::R32(row) => Some(row),
+            _ => None,
+        }
+    }
+
     fn name(&self, r: Reg) -> String {
         self.body.reg_name(r).unwrap_or_default()
     }

@@ -11,6 +11,8 @@
 //! them until the group is waited for, which the order of instructions does not
 //! show. A register written under a guard stays live across the write.
 
+use std::collections::HashSet;
+
 use mcc_ptx::{Body, Inst, Mod, Op, Operand, Reg, Stmt, Type};
 
 use crate::isa::{P, P_FIRST, R};
@@ -44,7 +46,7 @@ impl Default for Files {
 }
 
 /// Calls `f(register, written)` for every register of an instruction.
-fn visit(inst: &Inst, f: &mut impl FnMut(Reg, bool)) {
+pub(super) fn visit(inst: &Inst, f: &mut impl FnMut(Reg, bool)) {
     if let Some(g) = inst.guard {
         f(g.reg, false);
     }
@@ -66,7 +68,7 @@ fn visit(inst: &Inst, f: &mut impl FnMut(Reg, bool)) {
     }
 }
 
-fn registers(operand: &Operand, f: &mut impl FnMut(Reg)) {
+pub(super) fn registers(operand: &Operand, f: &mut impl FnMut(Reg)) {
     use mcc_ptx::{Address, Base};
     let mut address = |a: &Address| {
         if let Base::Reg(r) = a.base {
@@ -87,6 +89,19 @@ fn registers(operand: &Operand, f: &mut impl FnMut(Reg)) {
         }
         _ => {}
     }
+}
+
+/// Accumulators and fragments of A of a body's `wgmma` instructions.
+pub fn of_wgmma(body: &Body) -> HashSet<Reg> {
+    let mut set = HashSet::new();
+    for inst in body.insts().filter(|i| i.op == Op::WgmmaMmaAsync) {
+        for o in inst.operands.iter().take(2) {
+            registers(o, &mut |r| {
+                set.insert(r);
+            });
+        }
+    }
+    set
 }
 
 #[derive(Default)]

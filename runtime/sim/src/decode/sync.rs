@@ -1,13 +1,13 @@
 //! Warp-wide instructions, barriers, fences, mbarriers and `wgmma`.
 
-use mcc_ptx::{Inst, Mod, Op as PtxOp, Operand, Scope, Type};
+use mcc_ptx::{Inst, Mod, Op as PtxOp, Operand, Type};
 
 use super::memory::{list, space_of};
 use super::operands::Frame;
 use super::{Decoded, Decoder, invalid, unsupported};
 use crate::isa::{
-    A32, ArriveKind, BarRed, FenceKind, MatrixA, MbarArrive, MbarWait, Op, P_TRASH, PSrc, R, Row,
-    ShflMode, Space, TRASH, VoteMode, Wgmma,
+    A32, ArriveKind, BarRed, FenceKind, MatrixA, MbarArrive, MbarWait, Op, Order, P_TRASH, PSrc, R,
+    Row, Scope, ShflMode, Space, TRASH, VoteMode, Wgmma,
 };
 use crate::numerics::wgmma::Element;
 
@@ -131,7 +131,9 @@ impl<'a> Decoder<'a> {
                 members: self.s32(frame, &o[0], Type::U32)?,
             },
             Bar | Barrier => self.bar(frame, inst)?,
-            BarrierClusterArrive => Op::ClusterArrive,
+            BarrierClusterArrive => Op::ClusterArrive {
+                release: !inst.has(Mod::Relaxed),
+            },
             BarrierClusterWait => Op::ClusterWait,
             Membar | MembarProxy | Fence | FenceMbarrierInit | FenceProxy => Op::Fence(fence(inst)),
             // Kernels of one stream run one after the other here: there is nothing to wait for, but what comes
@@ -171,6 +173,7 @@ impl<'a> Decoder<'a> {
             CpAsyncBulkCommitGroup => Op::BulkCommit,
             CpAsyncBulkWaitGroup => Op::BulkWait {
                 pending: self.imm(inst, 0)? as u32,
+                read: inst.has(Mod::Read),
             },
             WgmmaFence => Op::WgmmaFence,
             WgmmaCommitGroup => Op::WgmmaCommit,
@@ -282,6 +285,8 @@ impl<'a> Decoder<'a> {
                     addr,
                     operand,
                     state: None,
+                    release: false,
+                    scope: None,
                 }))
             }
             MbarrierArrive | MbarrierArriveDrop => {
@@ -306,6 +311,8 @@ impl<'a> Decoder<'a> {
                     addr,
                     operand,
                     state,
+                    release: !inst.has(Mod::Relaxed),
+                    scope: scope(inst),
                 }))
             }
             MbarrierPendingCount => Op::MbarPending {
@@ -327,6 +334,7 @@ impl<'a> Decoder<'a> {
                     addr,
                     phase,
                     d,
+                    acquire: !inst.has(Mod::Relaxed),
                 }))
             }
         })
@@ -419,11 +427,37 @@ fn fence(inst: &Inst) -> FenceKind {
         PtxOp::MembarProxy | PtxOp::FenceProxy if inst.has(Mod::Alias) => FenceKind::ProxyAlias,
         PtxOp::FenceProxy if inst.has(Mod::TensormapGeneric) => FenceKind::ProxyTensormap,
         PtxOp::MembarProxy | PtxOp::FenceProxy => FenceKind::ProxyAsync,
-        _ => match inst.scope() {
-            Some(Scope::Cta) => FenceKind::Cta,
-            Some(Scope::Cluster) => FenceKind::Cluster,
-            Some(Scope::Sys) => FenceKind::Sys,
-            _ => FenceKind::Gpu,
-        },
+        _ => FenceKind::Thread(scope(inst).unwrap_or(Scope::Gpu)),
+    }
+}
+
+/// The scope that an instruction names.
+pub(super) fn scope(inst: &Inst) -> Option<Scope> {
+    Some(match inst.scope()? {
+        mcc_ptx::Scope::Cta => Scope::Cta,
+        mcc_ptx::Scope::Cluster => Scope::Cluster,
+        mcc_ptx::Scope::Gpu => Scope::Gpu,
+        mcc_ptx::Scope::Sys => Scope::Sys,
+    })
+}
+
+/// The semantics of a memory operation (PTX ISA, memory consistency model);
+/// `plain` is the scope of one that names none.
+pub(super) fn order(inst: &Inst, plain: Option<Scope>) -> Order {
+    let volatile = inst.has(Mod::Volatile) || inst.has(Mod::Mmio);
+    let both = inst.has(Mod::AcqRel);
+    let acquire = both || inst.has(Mod::Acquire);
+    let release = both || inst.has(Mod::Release);
+    let strong = acquire || release || inst.has(Mod::Relaxed);
+    let scope = match scope(inst) {
+        Some(s) => Some(s),
+        None if volatile => Some(Scope::Sys),
+        None if strong => Some(Scope::Gpu),
+        None => plain,
+    };
+    Order {
+        acquire,
+        release,
+        scope,
     }
 }

@@ -7,6 +7,7 @@ use super::alu::Consts;
 use super::reach::{Home, Place};
 use super::state::Core;
 use super::sync::lanes;
+use crate::check::Access;
 use crate::error::{Exec, illegal};
 use crate::isa::{Atom, AtomOp, Space};
 use crate::memory::cells::{self, Cells};
@@ -22,6 +23,16 @@ impl<'a> Core<'a> {
         let len = size * a.b.len() as u64;
         let addrs = self.addresses(a.addr, mask, consts);
         let places = self.places(a.space, &addrs, mask, len, len)?;
+        if self.check.is_some() {
+            let access = Access {
+                space: a.space,
+                len,
+                reads: true,
+                writes: true,
+                order: a.order,
+            };
+            self.check_access(access, &addrs, mask, 0)?;
+        }
         self.flight.progress += 1;
         for (e, &b) in a.b.iter().enumerate() {
             let b = self.w.regs.get_wide(consts, b);

@@ -11,6 +11,7 @@ use super::alu::Consts;
 use super::reach::{self, Home, Place};
 use super::state::Core;
 use super::sync::lanes;
+use crate::check::{Engine, Range};
 use crate::error::{Exec, FaultKind, illegal, trouble};
 use crate::isa::{Addr, AtomOp, Bulk, BulkKind, CpAsync, Op, R, Space};
 use crate::launch::Completion;
@@ -69,6 +70,8 @@ enum Work {
     },
     CpArrive {
         mbar: u64,
+        /// Groups of `cp.async` that the lane had committed.
+        groups: u32,
     },
 }
 
@@ -120,20 +123,23 @@ impl<'a> Core<'a> {
                 }
             }
             Op::BulkCommit => lanes(active).for_each(|l| self.w.bulk_groups[l as usize] += 1),
-            Op::BulkWait { pending } => {
+            Op::BulkWait { pending, read } => {
                 let upto = self.w.bulk_groups.clone();
                 self.complete_groups(GroupKind::Bulk, active, &upto, *pending, false)?;
+                self.check_bulk_wait(active, *pending, *read);
             }
             Op::CpAsync(c) => self.cp_async(c, active, consts)?,
             Op::CpAsyncCommit => lanes(active).for_each(|l| self.w.cp_groups[l as usize] += 1),
             Op::CpAsyncWait { pending, all } => {
                 let upto = self.w.cp_groups.clone();
                 self.complete_groups(GroupKind::CpAsync, active, &upto, *pending, *all)?;
+                self.check_cp_wait(active, *pending, *all);
             }
             Op::CpAsyncArrive { noinc, space, addr } => {
                 let addrs = self.addresses(*addr, active, consts);
                 for l in lanes(active) {
                     let mbar = self.shared_address(*space, addrs[l as usize], l)?;
+                    self.check_mbar_use(mbar, 1 << l, false)?;
                     if !*noinc {
                         // The arrival to come is pending from now on.
                         self.edit_mbarrier(mbar, l, |b| {
@@ -141,7 +147,8 @@ impl<'a> Core<'a> {
                             Ok(())
                         })?;
                     }
-                    self.issue(l, None, Work::CpArrive { mbar })?;
+                    let groups = self.w.cp_groups[l as usize];
+                    self.issue(l, None, Work::CpArrive { mbar, groups })?;
                 }
             }
             Op::TensormapCheck { addr, space } => {
@@ -332,6 +339,9 @@ impl<'a> Core<'a> {
         {
             return Err(self.early_access(space, address, lane));
         }
+        if self.check.is_some() {
+            self.check_issue(&work, lane)?;
+        }
         let pc = self.w.frags[self.w.current].pc;
         let warp = self.w.cta * self.env.threads().div_ceil(32) as usize + self.w.index as usize;
         let op = AsyncOp {
@@ -352,6 +362,87 @@ impl<'a> Core<'a> {
             return self.perform(&op);
         }
         self.flight.copies.push_back(op);
+        Ok(())
+    }
+
+    /// Tells the checkers which ranges a copy touches, before it does.
+    fn check_issue(&mut self, work: &Work, lane: u32) -> Exec<()> {
+        let range = |space, address, len, writes| Range {
+            space,
+            address,
+            len,
+            writes,
+        };
+        match work {
+            Work::LoadTensor { tile, coords, to } => {
+                for (dst, mbar) in to.each() {
+                    self.check_mbar_use(mbar, 1 << lane, true)?;
+                    let engine = Engine::BulkLoad { mbar };
+                    self.check_engine(engine, range(Space::Shared, dst, tile.bytes(), true), lane)?;
+                }
+                let engine = Engine::BulkLoad {
+                    mbar: to.each().next().map_or(0, |(_, mbar)| mbar),
+                };
+                for (at, len) in tile.rows(coords) {
+                    self.check_engine(engine, range(Space::Global, at, len, false), lane)?;
+                }
+            }
+            Work::Load {
+                src,
+                src_space,
+                bytes,
+                to,
+            } => {
+                let len = u64::from(*bytes);
+                for (dst, mbar) in to.each() {
+                    self.check_mbar_use(mbar, 1 << lane, true)?;
+                    let engine = Engine::BulkLoad { mbar };
+                    self.check_engine(engine, range(Space::Shared, dst, len, true), lane)?;
+                    self.check_engine(engine, range(*src_space, *src, len, false), lane)?;
+                }
+            }
+            Work::StoreTensor {
+                tile,
+                coords,
+                src,
+                reduce,
+            } => {
+                let read = range(Space::Shared, *src, tile.bytes(), false);
+                self.check_engine(Engine::BulkRead, read, lane)?;
+                let engine = Engine::BulkWrite {
+                    reduces: reduce.is_some(),
+                };
+                for (at, len) in tile.rows(coords) {
+                    self.check_engine(engine, range(Space::Global, at, len, true), lane)?;
+                }
+            }
+            Work::Store {
+                src,
+                dst,
+                bytes,
+                reduce,
+            } => {
+                let len = u64::from(*bytes);
+                let read = range(Space::Shared, *src, len, false);
+                self.check_engine(Engine::BulkRead, read, lane)?;
+                let engine = Engine::BulkWrite {
+                    reduces: reduce.is_some(),
+                };
+                self.check_engine(engine, range(Space::Global, *dst, len, true), lane)?;
+            }
+            Work::CpAsync {
+                src,
+                dst,
+                bytes,
+                read,
+            } => {
+                let write = range(Space::Shared, *dst, u64::from(*bytes), true);
+                self.check_engine(Engine::CpAsync, write, lane)?;
+                let read = range(Space::Global, *src, u64::from(*read), false);
+                self.check_engine(Engine::CpAsync, read, lane)?;
+            }
+            Work::CpArrive { .. } => {}
+        }
         Ok(())
     }
 
@@ -408,6 +499,7 @@ impl<'a> Core<'a> {
                 self.stats.bulk_bytes += tile.bytes();
                 for (dst, mbar) in to.each() {
                     self.transfer(tile, coords, dst, lane, Direction::Load)?;
+                    self.check_load_done(dst, tile.bytes(), mbar, op.pc);
                     self.edit_mbarrier(mbar, lane, |b| b.complete_tx(tile.bytes() as u32))?;
                 }
             }
@@ -433,6 +525,7 @@ impl<'a> Core<'a> {
                 for (dst, mbar) in to.each() {
                     let p = self.place(Space::Shared, dst, len, 16, lane)?;
                     self.copy(from, p, *bytes as usize)?;
+                    self.check_load_done(dst, len, mbar, op.pc);
                     self.edit_mbarrier(mbar, lane, |b| b.complete_tx(*bytes))?;
                 }
             }
@@ -472,7 +565,8 @@ impl<'a> Core<'a> {
                 }
                 self.write(to, &data[..*bytes as usize])?;
             }
-            Work::CpArrive { mbar } => {
+            Work::CpArrive { mbar, groups } => {
+                self.check_cp_arrive(*mbar, op.warp, lane, *groups);
                 self.edit_mbarrier(*mbar, lane, |b| b.arrive(1))?;
             }
         }

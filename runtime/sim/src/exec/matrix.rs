@@ -7,8 +7,9 @@
 use super::alu::Consts;
 use super::reach::Place;
 use super::state::Core;
+use crate::check::Access;
 use crate::error::Exec;
-use crate::isa::{Addr, R, Row32, Space};
+use crate::isa::{Addr, Order, R, Row32, Space};
 
 impl<'a> Core<'a> {
     pub fn ldmatrix(
@@ -21,6 +22,7 @@ impl<'a> Core<'a> {
     ) -> Exec<()> {
         self.converged(active, "of the warp")?;
         let addrs = self.addresses(addr, active, consts);
+        self.check_rows(&addrs, d.len(), false)?;
         for (m, &d) in d.iter().enumerate() {
             let mut rows = [[0u16; 8]; 8];
             for (row, place) in rows.iter_mut().zip(self.matrix_rows(&addrs, m)?) {
@@ -48,6 +50,7 @@ impl<'a> Core<'a> {
     ) -> Exec<()> {
         self.converged(active, "of the warp")?;
         let addrs = self.addresses(addr, active, consts);
+        self.check_rows(&addrs, a.len(), true)?;
         for (m, &a) in a.iter().enumerate() {
             let places = self.matrix_rows(&addrs, m)?;
             let mut rows = [[0u16; 8]; 8];
@@ -63,6 +66,22 @@ impl<'a> Core<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The rows of `matrices` matrices, whose addresses the first lanes have.
+    fn check_rows(&mut self, addrs: &[u64; 32], matrices: usize, writes: bool) -> Exec<()> {
+        if self.check.is_none() {
+            return Ok(());
+        }
+        let access = Access {
+            space: Space::Shared,
+            len: 16,
+            reads: !writes,
+            writes,
+            order: Order::WEAK,
+        };
+        let lanes = u32::MAX >> (32 - 8 * matrices.min(4));
+        self.check_access(access, addrs, lanes, 0)
     }
 
     /// Where the eight rows of matrix `m` lie, 16 bytes each.

@@ -17,7 +17,7 @@ use crate::error::{Exec, FaultKind, illegal, trouble};
 use crate::isa::{CONST, FULL, Ld, P, R, Row, Row64, Space, St};
 use crate::memory::cells::{self, Cells};
 use crate::memory::{GLOBAL_BASE, RANK_SHIFT, SHARED_BASE, WINDOW};
-use crate::numerics::convert::sign_extend;
+use crate::numerics::convert::{sign_extend, zero_extend};
 
 /// The words of 32 lanes with 16 bytes each, as they lie in memory.
 type Words = [u32; 128];
@@ -34,7 +34,11 @@ impl<'a> Core<'a> {
         }
         let mut at = [0; 32];
         let reach = self.reach(ld.space, ld.addr, mask, len, consts, &mut at)?;
-        if ld.strong {
+        if self.check.is_some() {
+            let addrs = self.addresses(ld.addr, mask, consts);
+            self.check_access(ld.access(), &addrs, mask, 0)?;
+        }
+        if ld.order.strong() {
             return self.ld_strong(ld, &reach, &at, mask, len);
         }
         match reach {
@@ -117,7 +121,10 @@ impl<'a> Core<'a> {
         let lane = mask.trailing_zeros() & 31;
         let addr = self.addresses(ld.addr, mask, consts)[0];
         let place = self.place(ld.space, addr, len, len, lane)?;
-        if ld.strong {
+        if self.check.is_some() {
+            self.check_access(ld.access(), &[addr; 32], mask, 0)?;
+        }
+        if ld.order.strong() {
             let reach = Reach::Lanes(place.home);
             return self.ld_strong(ld, &reach, &[place.at as u64; 32], mask, len);
         }
@@ -140,11 +147,16 @@ impl<'a> Core<'a> {
         let len = u64::from(st.size) * st.src.len() as u64;
         let mut at = [0; 32];
         let reach = self.reach(st.space, st.addr, mask, len, consts, &mut at)?;
-        if st.strong {
+        if self.check.is_some() {
+            let addrs = self.addresses(st.addr, mask, consts);
+            let same = self.unchanged(st, &reach, &at, mask, consts);
+            self.check_access(st.access(), &addrs, mask, same)?;
+        }
+        if st.order.strong() {
             fence(Release);
         }
         match reach {
-            Reach::Run(place) if !(st.strong && st.size == 8) => {
+            Reach::Run(place) if !(st.order.strong() && st.size == 8) => {
                 let mut run: Words = [0; 128];
                 pack(&mut run, &self.w.regs, consts, st);
                 let words = &run[..8 * len as usize];
@@ -161,7 +173,7 @@ impl<'a> Core<'a> {
                     }
                 }
             }
-            Reach::Lanes(Home::Global(cells)) if !(st.strong && st.size == 8) => {
+            Reach::Lanes(Home::Global(cells)) if !(st.order.strong() && st.size == 8) => {
                 scatter(&mut &*cells, &self.w.regs, consts, st, &at, mask);
             }
             Reach::Lanes(Home::Shared(cta)) => {
@@ -179,7 +191,7 @@ impl<'a> Core<'a> {
                         let l = l as usize;
                         let place = place_of(&reach, &at, l, len).add(e * usize::from(st.size));
                         match place.home {
-                            Home::Global(cells) if st.strong && st.size == 8 => {
+                            Home::Global(cells) if st.order.strong() && st.size == 8 => {
                                 cells::store_pair(cells, place.at, v[l]);
                             }
                             _ => self.store(place, st.size, v[l])?,
@@ -189,6 +201,30 @@ impl<'a> Core<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Lanes that store what is there already.
+    fn unchanged(
+        &self,
+        st: &St,
+        reach: &Reach<'a>,
+        at: &Row64,
+        mask: u32,
+        consts: Consts<'_>,
+    ) -> u32 {
+        let len = u64::from(st.size) * st.src.len() as u64;
+        let mut same = mask;
+        for (e, &src) in st.src.iter().enumerate() {
+            let v = self.w.regs.get_wide(consts, src);
+            for l in lanes(same) {
+                let place = place_of(reach, at, l as usize, len).add(e * usize::from(st.size));
+                let new = zero_extend(v[l as usize], 8 * u32::from(st.size));
+                if self.load(place, st.size) != new {
+                    same &= !(1 << l);
+                }
+            }
+        }
+        same
     }
 
     /// The words of a home that is not global memory.

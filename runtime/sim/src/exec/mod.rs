@@ -68,7 +68,11 @@ impl Core<'_> {
                 });
             };
             self.w.current = f;
-            let stop = self.run_fragment(f, &mut left, &mut counted);
+            let stop = if self.check.is_some() {
+                self.run_fragment::<true>(f, &mut left, &mut counted)
+            } else {
+                self.run_fragment::<false>(f, &mut left, &mut counted)
+            };
             self.count(left, &mut counted);
             match stop? {
                 Some(stop) => return Ok(stop),
@@ -90,7 +94,12 @@ impl Core<'_> {
 
     /// Runs one fragment until it waits or ends (`None`), or the warp must
     /// give way.
-    fn run_fragment(&mut self, f: usize, left: &mut u32, counted: &mut u32) -> Exec<Option<Stop>> {
+    fn run_fragment<const CHECK: bool>(
+        &mut self,
+        f: usize,
+        left: &mut u32,
+        counted: &mut u32,
+    ) -> Exec<Option<Stop>> {
         let kernel = self.env.kernel;
         let consts = Consts {
             c32: &kernel.consts32,
@@ -128,6 +137,10 @@ impl Core<'_> {
                 pc += 1;
                 continue;
             }
+            if CHECK && !kernel.touch.is_empty() {
+                self.w.frags[f].pc = pc;
+                self.check_touch(pc)?;
+            }
             match &inst.op {
                 Op::Ld(ld) => {
                     self.w.frags[f].pc = pc;
@@ -157,6 +170,9 @@ impl Core<'_> {
                     if early != 0 {
                         let lane = early.trailing_zeros();
                         return Err(trouble(Some(lane), FaultKind::NoGridWait));
+                    }
+                    if CHECK {
+                        self.check_exit(active)?;
                     }
                     self.exit(f, active);
                     mask = self.w.frags[f].mask;
@@ -251,11 +267,14 @@ impl Core<'_> {
             | Op::Activemask { .. }
             | Op::Elect { .. }
             | Op::WarpSync { .. } => return self.warp_op(f, op, active, consts),
-            Op::Bar { .. } | Op::ClusterArrive | Op::ClusterWait => {
+            Op::Bar { .. } | Op::ClusterArrive { .. } | Op::ClusterWait => {
                 return self.barrier_op(f, op, guard, active, consts);
             }
             // Other blocks run on other host threads.
-            Op::Fence(_) => std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst),
+            Op::Fence(kind) => {
+                std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+                self.check_fence(*kind, active);
+            }
             Op::Setmaxnreg => {}
             Op::GridWait => self.w.early &= !active,
             Op::MbarInit { .. }

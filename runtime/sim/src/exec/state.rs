@@ -8,6 +8,7 @@ use super::alu::Regs;
 use super::copy::AsyncOp;
 use super::mma;
 use super::wgmma::{PendingMma, Scratch};
+use crate::check::{Checker, LaunchCheck};
 use crate::isa::{BarRed, Kernel, P, R};
 use crate::launch::Completion;
 use crate::memory::{SHARED_START, Table};
@@ -35,11 +36,26 @@ pub struct Env<'a> {
     pub limit: Option<u64>,
     /// Lines of the PTX text.
     pub lines: &'a [String],
+    /// The shadow of global memory, when accesses are checked.
+    pub check: Option<&'a LaunchCheck<'a>>,
 }
 
 impl Env<'_> {
     pub fn threads(&self) -> u32 {
         self.block.iter().product()
+    }
+
+    /// The block of a rank in a cluster.
+    pub fn block_of(&self, cluster: u64, rank: u32) -> [u32; 3] {
+        let c = self.cluster;
+        let along = |d: usize| u64::from(self.grid[d] / c[d]).max(1);
+        let at = [
+            cluster % along(0),
+            cluster / along(0) % along(1),
+            cluster / along(0) / along(1),
+        ];
+        let inside = [rank % c[0], rank / c[0] % c[1], rank / c[0] / c[1]];
+        std::array::from_fn(|d| at[d] as u32 * c[d] + inside[d])
     }
 
     pub fn shared_bytes(&self) -> u32 {
@@ -64,6 +80,7 @@ pub enum Wait {
         offset: u32,
         parity: bool,
         d: P,
+        acquire: bool,
     },
     /// The cluster barrier.
     Cluster {
@@ -329,6 +346,7 @@ pub struct Group {
     pub stats: Counters,
     pub scratch: Scratch,
     pub mma: mma::Scratch,
+    pub check: Option<Box<Checker>>,
 }
 
 /// One warp with everything that it may touch.
@@ -340,4 +358,5 @@ pub struct Core<'a> {
     pub cluster: &'a mut ClusterBarrier,
     pub stats: &'a mut Counters,
     pub mma: &'a mut mma::Scratch,
+    pub check: Option<&'a mut Checker>,
 }

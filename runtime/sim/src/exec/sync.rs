@@ -41,6 +41,7 @@ impl Core<'_> {
                         }
                     }
                 }
+                self.check_bar_leave(usize::from(id), frag.mask);
                 self.resume(f);
                 true
             }
@@ -48,6 +49,7 @@ impl Core<'_> {
                 if self.cluster.generation == generation {
                     return false;
                 }
+                self.check_cluster_leave(frag.mask);
                 self.resume(f);
                 true
             }
@@ -56,6 +58,7 @@ impl Core<'_> {
                 offset,
                 parity,
                 d,
+                acquire,
             } => {
                 let Ok(b) = self.mbarrier_at(cta, offset) else {
                     return false;
@@ -64,6 +67,7 @@ impl Core<'_> {
                     return false;
                 }
                 self.w.regs.put_pred(d, u32::MAX, frag.mask);
+                self.check_waited(cta, offset, frag.mask, acquire);
                 self.resume(f);
                 true
             }
@@ -128,12 +132,13 @@ impl Core<'_> {
                 active,
                 consts,
             ),
-            Op::ClusterArrive => {
+            Op::ClusterArrive { release } => {
                 if self.w.cluster_arrived.is_some() {
                     return Err(illegal("a second barrier.cluster.arrive before the wait"));
                 }
                 self.w.cluster_arrived = Some(self.cluster.generation);
                 self.cluster.arrived += 1;
+                self.check_cluster_arrive(active, release);
                 self.settle_cluster();
                 Ok(Next::Step)
             }
@@ -142,6 +147,7 @@ impl Core<'_> {
                     return Err(illegal("barrier.cluster.wait without an arrive"));
                 };
                 if self.cluster.generation != generation {
+                    self.check_cluster_leave(active);
                     return Ok(Next::Step);
                 }
                 self.w.frags[f].wait = Wait::Cluster { generation };
@@ -155,6 +161,7 @@ impl Core<'_> {
         if self.cluster.arrived >= alive && alive > 0 {
             self.cluster.arrived = 0;
             self.cluster.generation += 1;
+            self.check_cluster_done();
             self.flight.progress += 1;
         }
     }
@@ -207,9 +214,14 @@ impl Core<'_> {
             b.or |= v != 0;
         }
         let generation = b.generation;
-        if b.arrived >= b.expected {
+        let all = b.arrived >= b.expected;
+        if all {
             release(b);
             self.flight.progress += 1;
+        }
+        self.check_bar_arrive(id as usize, active);
+        if all {
+            self.check_bar_done(id as usize);
         }
         if arrive {
             return Ok(Next::Step);
@@ -232,13 +244,18 @@ impl Core<'_> {
         let cta = &mut self.ctas[self.w.cta];
         cta.warps_alive -= 1;
         let alive = cta.warps_alive * 32;
-        for b in &mut cta.barriers {
+        let mut done = 0u32;
+        for (id, b) in cta.barriers.iter_mut().enumerate() {
             if b.expected != 0 && b.all {
                 b.expected = alive;
                 if b.arrived >= alive {
                     release(b);
+                    done |= 1 << id;
                 }
             }
+        }
+        for id in lanes(done) {
+            self.check_bar_done(id as usize);
         }
         self.flight.progress += 1;
         self.settle_cluster();
@@ -262,7 +279,11 @@ impl Core<'_> {
         let fault = |message| trouble(Some(lane), FaultKind::Mbarrier { address, message });
         let before = self.load(place, 8);
         let mut b = Mbarrier::from_word(before).map_err(fault)?;
+        let parity = b.parity;
         change(&mut b).map_err(fault)?;
+        if b.parity != parity {
+            self.check_phase(address);
+        }
         self.store(place, 8, b.to_word())?;
         self.flight.progress += 1;
         Ok(before)
@@ -302,6 +323,7 @@ impl Core<'_> {
                         trouble(Some(l), FaultKind::Mbarrier { address, message })
                     })?;
                     let place = self.place(Space::Shared, address, 8, 8, l)?;
+                    self.check_mbar_init(address, l)?;
                     self.store(place, 8, b.to_word())?;
                 }
                 Ok(Next::Step)
@@ -311,6 +333,7 @@ impl Core<'_> {
                 for l in lanes(active) {
                     let address = self.shared_address(*space, addrs[l as usize], l)?;
                     self.edit_mbarrier(address, l, |_| Ok(()))?;
+                    self.check_mbar_inval(address, l)?;
                     let place = self.place(Space::Shared, address, 8, 8, l)?;
                     self.store(place, 8, 0)?;
                 }
@@ -334,6 +357,13 @@ impl Core<'_> {
     fn mbar_arrive(&mut self, a: &MbarArrive, active: u32, consts: Consts<'_>) -> Exec<()> {
         let addrs = self.addresses(a.addr, active, consts);
         let operand = *self.w.regs.get32(consts, a.operand);
+        if self.check.is_some() {
+            let mut at = [0; 32];
+            for l in lanes(active) {
+                at[l as usize] = self.shared_address(a.space, addrs[l as usize], l)?;
+            }
+            self.check_arrive(&at, active, a.release, a.scope)?;
+        }
         let mut states = [0; 32];
         for l in lanes(active) {
             let address = self.shared_address(a.space, addrs[l as usize], l)?;
@@ -380,6 +410,21 @@ impl Core<'_> {
                 Some(_) => {}
             }
         }
+        if self.check.is_some() {
+            for l in lanes(active) {
+                let address = self.shared_address(w.space, addrs[l as usize], l)?;
+                // Lanes at one barrier are seen to at once.
+                if first.is_some_and(|(_, one)| !one) || l == active.trailing_zeros() {
+                    let all = first.is_some_and(|(_, one)| one);
+                    let who = if all { active } else { 1 << l };
+                    self.check_mbar_use(address, who, false)?;
+                    if done & who != 0 {
+                        let cta = self.cta_of(address) as u32;
+                        self.check_waited(cta, address as u32 & 0xff_ffff, who & done, w.acquire);
+                    }
+                }
+            }
+        }
         if done == active {
             self.w.regs.put_pred(w.d, done, active);
             return Ok(Next::Step);
@@ -396,6 +441,7 @@ impl Core<'_> {
                 offset,
                 parity,
                 d: w.d,
+                acquire: w.acquire,
             };
             return Ok(Next::Suspend);
         }

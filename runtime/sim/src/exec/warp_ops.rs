@@ -118,6 +118,7 @@ impl Core<'_> {
                 self.w.regs.put32(d, &[leader; 32], active);
                 self.w.regs.put_pred(p, 1 << leader, active);
             }
+            Op::WarpSync { .. } => self.check_warp_sync(members),
             Op::Activemask { d } => self.w.regs.put32(d, &[active; 32], active),
             _ => {}
         }

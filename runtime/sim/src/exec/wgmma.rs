@@ -37,7 +37,7 @@
 
 use super::Next;
 use super::alu::Consts;
-use super::state::{Core, Cta, Group, Wait, Warp};
+use super::state::{Core, Cta, Env, Group, Wait, Warp};
 use crate::error::{Exec, FaultKind, illegal, trouble};
 use crate::isa::{Kernel, MatrixA, Op, Row32, Wgmma};
 use crate::launch::Completion;
@@ -100,7 +100,11 @@ impl Core<'_> {
                 self.w.wgmma_groups += 1;
                 Ok(Next::Step)
             }
-            Op::WgmmaWait { .. } if !self.flight.mmas.is_empty() => {
+            Op::WgmmaFence => {
+                self.check_wgmma_fence();
+                Ok(Next::Step)
+            }
+            Op::WgmmaWait { .. } if !self.flight.mmas.is_empty() || self.check.is_some() => {
                 self.w.frags[f].wait = Wait::WgmmaGroups;
                 Ok(Next::Suspend)
             }
@@ -117,12 +121,8 @@ fn at_warpgroup(w: &Warp, wait: Wait) -> Option<usize> {
 impl Group {
     /// If all four warps of a warpgroup wait at `wgmma.mma_async`, issues it.
     /// The fault's warp is the first of them.
-    pub fn warpgroup(
-        &mut self,
-        kernel: &Kernel,
-        completion: Completion,
-        warp: usize,
-    ) -> Exec<bool> {
+    pub fn warpgroup(&mut self, env: &Env<'_>, warp: usize) -> Exec<bool> {
+        let (kernel, completion) = (env.kernel, env.completion);
         let base = warp - self.warps[warp].index as usize % 4;
         let mut pcs = [0u32; 4];
         for (i, pc) in pcs.iter_mut().enumerate() {
@@ -147,6 +147,10 @@ impl Group {
             return Err(illegal("a warpgroup waits where no wgmma is"));
         };
         let mut pending = self.pending(kernel, inst, base, pcs[0])?;
+        if self.check.is_some() {
+            let mut units = |f: &mut dyn FnMut(u32)| operand_units(inst, &pending, f);
+            self.check_wgmma(env, inst, base, pcs[0], pending.group, &mut units)?;
+        }
         let now = match completion {
             Completion::Early => true,
             Completion::Late => false,
@@ -240,6 +244,7 @@ impl Group {
         let upto = w.wgmma_groups.saturating_sub(pending);
         let base = warp - w.index as usize % 4;
         self.complete_mmas(kernel, base, upto)?;
+        self.check_wgmma_wait(warp, upto);
         let w = &mut self.warps[warp];
         w.frags[f].wait = Wait::Ready;
         w.frags[f].pc += 1;
@@ -452,6 +457,41 @@ impl Descriptor {
             ))
         })
     }
+}
+
+/// The shared-memory units of 16 bytes that a product reads, for the checkers.
+fn operand_units(inst: &Wgmma, m: &PendingMma, f: &mut dyn FnMut(u32)) {
+    let mut operand = |word: u64, mn_major: bool, rows: u32| {
+        // A descriptor that cannot be read faults in the product.
+        let Ok(d) = Descriptor::parse(word) else {
+            return;
+        };
+        let span = d.swizzle.span() as u32;
+        let plain = d.swizzle == Swizzle::None;
+        let mut unit = |offset: u32| f(d.swizzle.apply(d.start.wrapping_add(offset)));
+        if !mn_major {
+            for row in 0..rows {
+                let at = row / 8 * d.stride + row % 8 * span;
+                unit(at);
+                unit(at.wrapping_add(if plain { d.leading } else { 16 }));
+            }
+            return;
+        }
+        let units = span / 16;
+        for u in 0..rows / 8 {
+            for k in 0..16u32 {
+                unit(if plain {
+                    u * d.stride + k % 8 * 16 + k / 8 * d.leading
+                } else {
+                    u % units * 16 + u / units * d.leading + k % 8 * span + k / 8 * d.stride
+                });
+            }
+        }
+    };
+    if matches!(inst.a, MatrixA::Descriptor(_)) {
+        operand(m.desc_a, inst.trans_a, 64);
+    }
+    operand(m.desc_b, inst.trans_b, inst.n.into());
 }
 
 /// Collects the operand as `[rows][32 bytes of K]`.

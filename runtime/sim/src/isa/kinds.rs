@@ -263,14 +263,43 @@ pub enum BarRed {
     Or,
 }
 
-/// Memory ordering and proxy effects. The interpreter executes memory
-/// operations in order, so it does not need them; a checker for races does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FenceKind {
+/// Threads that a memory operation or a fence can synchronise with, from
+/// narrow to wide (PTX ISA, memory consistency model, "Scope").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
     Cta,
     Cluster,
     Gpu,
     Sys,
+}
+
+/// How a memory operation orders others. The interpreter executes memory
+/// operations in program order, so it does not need this; the checkers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    pub acquire: bool,
+    pub release: bool,
+    /// `None` for weak operations.
+    pub scope: Option<Scope>,
+}
+
+impl Order {
+    pub const WEAK: Order = Order {
+        acquire: false,
+        release: false,
+        scope: None,
+    };
+
+    pub fn strong(self) -> bool {
+        self.scope.is_some()
+    }
+}
+
+/// Memory ordering and proxy effects, for the checkers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceKind {
+    /// `fence.acq_rel`, `fence.sc`, `membar`.
+    Thread(Scope),
     ProxyAsync,
     ProxyAlias,
     ProxyTensormap,

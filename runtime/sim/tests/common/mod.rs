@@ -14,6 +14,16 @@ pub const ALL: [Completion; 4] = [
 pub fn gpu(completion: Completion) -> Gpu {
     Gpu::new(GpuConfig {
         completion,
+        check: true,
+        threads: 2,
+        ..GpuConfig::default()
+    })
+}
+
+/// A device that looks only for what any GPU would fault at.
+pub fn unchecked(completion: Completion) -> Gpu {
+    Gpu::new(GpuConfig {
+        completion,
         threads: 2,
         ..GpuConfig::default()
     })

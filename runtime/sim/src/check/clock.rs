@@ -1,0 +1,237 @@
+//! Vector clocks: what a thread knows to have happened.
+//!
+//! A clock is one count for each *slot*. A slot stands for one thread's plain
+//! accesses, for one thread's `cp.async` or bulk groups, for the tensor core of
+//! a warpgroup, or for an mbarrier, whose count is the number of its completed
+//! phases (Lamport 1978; Fidge 1988; slots for asynchronous engines are ours).
+//! An access is stamped with a slot and a count; whoever's clock has reached
+//! that count comes after it.
+//!
+//! Of other clusters a thread knows what it was told through global memory:
+//! one clock for each, in [`Far`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Where the slots of a cluster's threads and engines begin. Slots of
+/// mbarriers follow, as they are initialised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Slots {
+    /// Warps of the cluster.
+    pub warps: u32,
+}
+
+impl Slots {
+    /// Plain accesses of lane 0 of a warp; the other lanes follow.
+    pub fn threads(self, warp: u32) -> u32 {
+        32 * warp
+    }
+
+    /// The tensor core of the warpgroup that a warp belongs to.
+    pub fn tensor_core(self, warp: u32) -> u32 {
+        32 * self.warps + warp / 4
+    }
+
+    fn after_tensor_cores(self) -> u32 {
+        32 * self.warps + self.warps.div_ceil(4).next_multiple_of(8)
+    }
+
+    /// `cp.async` groups of lane 0 of a warp.
+    pub fn cp_async(self, warp: u32) -> u32 {
+        self.after_tensor_cores() + 32 * warp
+    }
+
+    /// Bulk groups of lane 0 of a warp, as far as they read their source.
+    pub fn bulk_read(self, warp: u32) -> u32 {
+        self.after_tensor_cores() + 32 * (self.warps + warp)
+    }
+
+    /// Bulk groups of lane 0 of a warp, done.
+    pub fn bulk_done(self, warp: u32) -> u32 {
+        self.after_tensor_cores() + 32 * (2 * self.warps + warp)
+    }
+
+    /// The first mbarrier's slot. Last, so that clocks grow only at their end.
+    pub fn mbarriers(self) -> u32 {
+        self.after_tensor_cores() + 96 * self.warps
+    }
+
+    /// What a slot stands for.
+    pub fn owner(self, slot: u32) -> Owner {
+        let (w, after) = (self.warps, self.after_tensor_cores());
+        if slot < 32 * w {
+            Owner::Threads { warp: slot / 32 }
+        } else if slot < after {
+            Owner::TensorCore {
+                warpgroup: slot - 32 * w,
+            }
+        } else if slot < self.mbarriers() {
+            let at = slot - after;
+            let warp = at / 32 % w;
+            match at / (32 * w) {
+                0 => Owner::CpAsync { warp },
+                1 => Owner::BulkRead { warp },
+                _ => Owner::BulkDone { warp },
+            }
+        } else {
+            Owner::Mbarrier {
+                index: slot - self.mbarriers(),
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    Threads { warp: u32 },
+    TensorCore { warpgroup: u32 },
+    CpAsync { warp: u32 },
+    BulkRead { warp: u32 },
+    BulkDone { warp: u32 },
+    Mbarrier { index: u32 },
+}
+
+/// Counts of slots; those beyond the end are zero.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Clock(Vec<u32>);
+
+impl Clock {
+    #[inline(always)]
+    pub fn get(&self, slot: u32) -> u32 {
+        self.0.get(slot as usize).copied().unwrap_or(0)
+    }
+
+    fn reach(&mut self, len: usize) {
+        if self.0.len() < len {
+            self.0.resize(len, 0);
+        }
+    }
+
+    /// Raises the counts of `lanes` from `slot` on to at least `count`.
+    pub fn raise(&mut self, slot: u32, lanes: u32, count: u32) {
+        let top = 32 - lanes.leading_zeros();
+        self.reach((slot + top) as usize);
+        let row = &mut self.0[slot as usize..];
+        for (l, x) in row.iter_mut().take(top as usize).enumerate() {
+            if lanes >> l & 1 != 0 {
+                *x = (*x).max(count);
+            }
+        }
+    }
+
+    pub fn join(&mut self, other: &Clock) {
+        self.reach(other.0.len());
+        for (a, &b) in self.0.iter_mut().zip(&other.0) {
+            *a = (*a).max(b);
+        }
+    }
+
+    /// Whether the accesses of `lanes` at `count` are known.
+    #[inline(always)]
+    pub fn covers(&self, slot: u32, lanes: u32, count: u32) -> bool {
+        if lanes & lanes.wrapping_sub(1) == 0 {
+            return lanes == 0 || self.get(slot + lanes.trailing_zeros()) >= count;
+        }
+        let mut rest = lanes;
+        while rest != 0 {
+            if self.get(slot + rest.trailing_zeros()) < count {
+                return false;
+            }
+            rest &= rest - 1;
+        }
+        true
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// A clock, and the part of it that a proxy fence has passed on to the
+/// asynchronous proxy.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct View {
+    pub happened: Clock,
+    pub fenced: Clock,
+}
+
+impl View {
+    pub fn join(&mut self, other: &View) {
+        self.happened.join(&other.happened);
+        self.fenced.join(&other.fenced);
+    }
+}
+
+/// What is known of other clusters, by their number in the launch.
+pub type Far = BTreeMap<u64, Arc<View>>;
+
+/// Knowledge that a release hands to an acquire.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Edge {
+    pub view: View,
+    pub far: Option<Arc<Far>>,
+}
+
+impl Edge {
+    pub fn join(&mut self, other: &Edge) {
+        self.view.join(&other.view);
+        join_far(&mut self.far, other.far.as_ref());
+    }
+
+    pub fn clear(&mut self) {
+        self.view.happened.clear();
+        self.view.fenced.clear();
+        self.far = None;
+    }
+}
+
+/// Adds knowledge of other clusters.
+pub fn join_far(into: &mut Option<Arc<Far>>, from: Option<&Arc<Far>>) {
+    let Some(from) = from else { return };
+    let Some(into) = into else {
+        *into = Some(Arc::clone(from));
+        return;
+    };
+    if Arc::ptr_eq(into, from) {
+        return;
+    }
+    let into = Arc::make_mut(into);
+    for (&cluster, view) in from.iter() {
+        match into.get_mut(&cluster) {
+            Some(known) if Arc::ptr_eq(known, view) => {}
+            Some(known) => Arc::make_mut(known).join(view),
+            None => {
+                into.insert(cluster, Arc::clone(view));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_has_one_owner() {
+        let s = Slots { warps: 6 };
+        assert_eq!(s.owner(s.threads(5) + 31), Owner::Threads { warp: 5 });
+        let core = Owner::TensorCore { warpgroup: 1 };
+        assert_eq!(s.owner(s.tensor_core(5)), core);
+        assert_eq!(s.owner(s.cp_async(0)), Owner::CpAsync { warp: 0 });
+        assert_eq!(s.owner(s.bulk_read(3) + 7), Owner::BulkRead { warp: 3 });
+        assert_eq!(s.owner(s.bulk_done(5) + 31), Owner::BulkDone { warp: 5 });
+        assert_eq!(s.owner(s.mbarriers()), Owner::Mbarrier { index: 0 });
+    }
+
+    #[test]
+    fn joined_clocks_know_what_either_knew() {
+        let (mut a, mut b) = (Clock::default(), Clock::default());
+        a.raise(0, 0b101, 3);
+        b.raise(64, 1, 9);
+        b.raise(0, 0b110, 2);
+        a.join(&b);
+        assert!(a.covers(0, 0b101, 3) && a.covers(0, 0b111, 2) && a.covers(64, 1, 9));
+        assert!(!a.covers(0, 0b010, 3) && !a.covers(64, 1, 10) && !a.covers(1000, 1, 1));
+        assert!(a.covers(0, 0, 99));
+    }
+}

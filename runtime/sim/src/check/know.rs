@@ -1,0 +1,291 @@
+//! What the threads of a warp know, and how knowledge moves.
+//!
+//! Lanes that know the same are one [`Part`]; most warps have one. A lane that
+//! alone waits for something parts from the others, until the warp
+//! synchronises. Every release (a barrier, an arrive, a fence) ends a *tick* of
+//! its warp: what the releasing lanes did up to then is what the release tells
+//! of.
+
+use smallvec::SmallVec;
+
+use super::clock::{Clock, Edge, Far, View, join_far};
+use super::shadow::Stamp;
+use crate::isa::Scope;
+
+/// What some lanes know.
+#[derive(Debug, Clone, Default)]
+pub struct Know {
+    pub edge: Edge,
+    /// What the last fence would release with a later relaxed write, and its
+    /// scope.
+    pub fence: Option<(Scope, Edge)>,
+    /// What relaxed reads have seen: a later fence acquires it.
+    pub seen: Option<Edge>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Part {
+    pub lanes: u32,
+    pub know: Know,
+}
+
+/// The knowledge of one warp.
+#[derive(Debug, Clone, Default)]
+pub struct WarpKnow {
+    pub parts: SmallVec<[Part; 1]>,
+    /// Counts releases, from 1 on.
+    pub tick: u32,
+    /// Slot of lane 0's accesses.
+    pub slot: u32,
+}
+
+impl WarpKnow {
+    pub fn reset(&mut self, slot: u32) {
+        self.parts.clear();
+        self.parts.push(Part {
+            lanes: u32::MAX,
+            know: Know::default(),
+        });
+        self.tick = 1;
+        self.slot = slot;
+    }
+
+    /// Makes parts of which each lies inside or outside of `lanes`.
+    fn split(&mut self, lanes: u32) {
+        for i in 0..self.parts.len() {
+            let part = self.parts[i].lanes;
+            if part & lanes != 0 && part & !lanes != 0 {
+                let mut rest = self.parts[i].clone();
+                rest.lanes = part & !lanes;
+                self.parts[i].lanes = part & lanes;
+                self.parts.push(rest);
+            }
+        }
+    }
+
+    fn inside(&mut self, lanes: u32) -> impl Iterator<Item = &mut Part> {
+        self.split(lanes);
+        self.parts.iter_mut().filter(move |p| p.lanes & lanes != 0)
+    }
+
+    /// What `lanes` tell at a release. Ends the tick.
+    pub fn release(&mut self, lanes: u32) -> Edge {
+        let mut edge: Option<Edge> = None;
+        for p in self.parts.iter().filter(|p| p.lanes & lanes != 0) {
+            match &mut edge {
+                None => edge = Some(p.know.edge.clone()),
+                Some(e) => e.join(&p.know.edge),
+            }
+        }
+        let mut edge = edge.unwrap_or_default();
+        edge.view.happened.raise(self.slot, lanes, self.tick);
+        self.tick += 1;
+        edge
+    }
+
+    pub fn acquire(&mut self, lanes: u32, edge: &Edge) {
+        for p in self.inside(lanes) {
+            p.know.edge.join(edge);
+        }
+    }
+
+    /// `lanes` learn that an engine's slot has reached a count.
+    pub fn learn(&mut self, lanes: u32, slot: u32, of: u32, count: u32) {
+        for p in self.inside(lanes) {
+            p.know.edge.view.happened.raise(slot, of, count);
+        }
+    }
+
+    /// Each of `lanes` learns that its own slot of an engine's row has reached
+    /// a count.
+    pub fn learn_own(&mut self, lanes: u32, slot: u32, count: u32) {
+        // A part's lanes share their knowledge, each of the others' copies too:
+        // more than is so until the warp meets, where lanes part is as it was.
+        for p in self.inside(lanes) {
+            p.know.edge.view.happened.raise(slot, p.lanes, count);
+        }
+    }
+
+    /// The lanes wait for each other: all know what each knew.
+    pub fn meet(&mut self, lanes: u32) {
+        let edge = self.release(lanes);
+        self.settle(lanes, &edge);
+    }
+
+    /// As `acquire`, by lanes that all know the same from now on.
+    pub fn settle(&mut self, lanes: u32, edge: &Edge) {
+        self.acquire(lanes, edge);
+        let mut inside = self.parts.iter().filter(|p| p.lanes & lanes != 0);
+        let Some(first) = inside.next() else { return };
+        let mut know = first.know.clone();
+        for p in inside {
+            know.edge.join(&p.know.edge);
+            // Fences were each lane's own.
+            know.fence = None;
+            know.seen = None;
+        }
+        self.parts.retain(|p| p.lanes & lanes == 0);
+        self.parts.push(Part { lanes, know });
+    }
+
+    /// `fence.proxy.async`: what the lanes know and did may be read by the
+    /// asynchronous proxy.
+    pub fn proxy_fence(&mut self, lanes: u32) {
+        let (slot, tick) = (self.slot, self.tick);
+        for p in self.inside(lanes) {
+            let View { happened, fenced } = &mut p.know.edge.view;
+            fenced.join(happened);
+            fenced.raise(slot, p.lanes, tick);
+        }
+        self.tick += 1;
+    }
+
+    /// `fence.acq_rel` or `fence.sc` of a scope.
+    pub fn fence(&mut self, lanes: u32, scope: Scope) {
+        for p in self.inside(lanes) {
+            if let Some(seen) = p.know.seen.take() {
+                p.know.edge.join(&seen);
+            }
+        }
+        let (slot, tick) = (self.slot, self.tick);
+        for p in self.inside(lanes) {
+            let mut edge = p.know.edge.clone();
+            edge.view.happened.raise(slot, p.lanes, tick);
+            p.know.fence = Some((scope, edge));
+        }
+        self.tick += 1;
+    }
+
+    /// What a fence before it lets a relaxed write of `lane` release.
+    pub fn fenced(&self, lane: u32) -> Option<&(Scope, Edge)> {
+        self.part(lane).and_then(|p| p.know.fence.as_ref())
+    }
+
+    /// A relaxed read saw what a release wrote.
+    pub fn saw(&mut self, lanes: u32, edge: &Edge) {
+        for p in self.inside(lanes) {
+            match &mut p.know.seen {
+                Some(seen) => seen.join(edge),
+                None => p.know.seen = Some(edge.clone()),
+            }
+        }
+    }
+
+    pub fn part(&self, lane: u32) -> Option<&Part> {
+        self.parts.iter().find(|p| p.lanes >> lane & 1 != 0)
+    }
+}
+
+/// Who makes an access: what it knows, and which accesses are its own.
+pub struct Reader<'a> {
+    cluster: u64,
+    /// All of these must know: the warps of a warpgroup, or one part of a warp.
+    knows: SmallVec<[&'a Know; 4]>,
+    /// Slot of the warp's own accesses.
+    pub own_slot: Option<u32>,
+    /// The lane, when an engine works for one.
+    pub lane: Option<u32>,
+}
+
+impl<'a> Reader<'a> {
+    pub fn one(cluster: u64, know: &'a Know, own_slot: Option<u32>) -> Reader<'a> {
+        Reader {
+            cluster,
+            knows: SmallVec::from_slice(&[know]),
+            own_slot,
+            lane: None,
+        }
+    }
+
+    /// An engine that works for one lane: what the lane itself did before is
+    /// over for it, what its warp did is not.
+    pub fn engine(cluster: u64, know: &'a Know, own_slot: u32, lane: u32) -> Reader<'a> {
+        Reader {
+            cluster,
+            knows: SmallVec::from_slice(&[know]),
+            own_slot: Some(own_slot),
+            lane: Some(lane),
+        }
+    }
+
+    pub fn all(cluster: u64, knows: impl Iterator<Item = &'a Know>) -> Reader<'a> {
+        Reader {
+            cluster,
+            knows: knows.collect(),
+            own_slot: None,
+            lane: None,
+        }
+    }
+
+    /// Whether a stamp's `lanes` are known to be past it, in the clock that
+    /// `of` takes.
+    pub fn knows(&self, stamp: &Stamp, lanes: u32, of: impl Fn(&View) -> &Clock) -> bool {
+        self.knows.iter().all(|k| {
+            let view = if stamp.cluster == self.cluster {
+                Some(&k.edge.view)
+            } else {
+                let far: Option<&Far> = k.edge.far.as_deref();
+                far.and_then(|f| f.get(&stamp.cluster)).map(|v| &**v)
+            };
+            lanes == 0 || view.is_some_and(|v| of(v).covers(stamp.slot, lanes, stamp.count))
+        })
+    }
+}
+
+/// An edge as another cluster sees it: all of it lies far.
+pub fn abroad(edge: &Edge, cluster: u64) -> Edge {
+    let mut far = None;
+    join_far(&mut far, edge.far.as_ref());
+    let own = std::sync::Arc::new(edge.view.clone());
+    let told = std::sync::Arc::new(Far::from([(cluster, own)]));
+    join_far(&mut far, Some(&told));
+    Edge {
+        view: View::default(),
+        far,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_that_learns_alone_parts_until_the_warp_meets() {
+        let (mut a, mut b) = (WarpKnow::default(), WarpKnow::default());
+        a.reset(0);
+        b.reset(32);
+        let edge = a.release(1);
+        b.acquire(1 << 5, &edge);
+        let knows = |w: &WarpKnow, lane: u32, slot, of, count| {
+            let part = w.part(lane).expect("every lane has a part");
+            part.know.edge.view.happened.covers(slot, of, count)
+        };
+        assert!(knows(&b, 5, 0, 1, 1) && !knows(&b, 4, 0, 1, 1));
+        assert!(!knows(&b, 5, 0, 2, 1), "lane 1 released nothing");
+        b.meet(u32::MAX);
+        assert!(b.parts.len() == 1 && knows(&b, 4, 0, 1, 1));
+        assert!(knows(&b, 0, 32, u32::MAX, 1));
+    }
+
+    #[test]
+    fn what_comes_after_a_release_is_not_told() {
+        let mut a = WarpKnow::default();
+        a.reset(0);
+        let edge = a.release(1);
+        assert_eq!(a.tick, 2);
+        assert!(edge.view.happened.covers(0, 1, 1) && !edge.view.happened.covers(0, 1, 2));
+        assert!(!edge.view.fenced.covers(0, 1, 1));
+        a.proxy_fence(u32::MAX);
+        assert!(a.release(1).view.fenced.covers(0, u32::MAX, 2));
+    }
+
+    #[test]
+    fn other_clusters_are_known_by_name() {
+        let mut a = WarpKnow::default();
+        a.reset(0);
+        let edge = abroad(&a.release(2), 7);
+        assert!(edge.view == View::default());
+        let far = edge.far.as_deref().expect("told");
+        assert!(far[&7].happened.covers(0, 2, 1));
+    }
+}

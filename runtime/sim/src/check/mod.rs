@@ -1,0 +1,137 @@
+//! Checkers: is every access ordered after those that it depends on, on any
+//! Hopper GPU and in any schedule?
+//!
+//! In: what the interpreter is about to do. Out: nothing, or a [`Race`]. One
+//! run is enough to find a race whatever the order in which things happen to be
+//! done, as the checkers follow the edges that the program makes (vector
+//! clocks), and not the values.
+//!
+//! ```text
+//!   clock      what has happened, by slots for threads and engines
+//!   know       what each warp knows, and how releases and acquires move that
+//!   shadow     who touched which bytes last
+//!   global     the same for global memory, across the blocks of a launch
+//!   mbarriers  phases, and the loads that they stand for
+//!   registers  accumulators and fragments of wgmma
+//!   access     hooks: loads, stores, atomics, barriers, fences
+//!   engines    hooks: copies, tensor cores, the end of a block
+//!   report     findings in words
+//! ```
+//!
+//! Two rules keep out false alarms: where knowledge cannot be held exactly, more
+//! is taken as known; and of a cell's accesses only so many are kept.
+
+mod access;
+mod clock;
+mod engines;
+mod global;
+mod know;
+mod mbarriers;
+mod registers;
+mod report;
+mod shadow;
+
+pub use access::Access;
+pub use engines::{Engine, Range};
+pub use global::{Initialised, LaunchCheck};
+pub use registers::Touch;
+pub use report::{Other, Place, Race, Rule};
+
+use clock::{Edge, Slots};
+use global::Vars;
+use know::WarpKnow;
+use mbarriers::Mbars;
+use registers::Registers;
+use shadow::{CELL, Cell};
+
+use crate::exec::state::{BARRIERS, Env};
+
+/// Edges through a hardware barrier.
+#[derive(Debug, Default)]
+struct BarrierEdges {
+    arrived: Edge,
+    done: Edge,
+}
+
+impl BarrierEdges {
+    fn complete(&mut self) {
+        self.done.join(&self.arrived);
+        self.arrived.clear();
+    }
+
+    fn clear(&mut self) {
+        self.arrived.clear();
+        self.done.clear();
+    }
+}
+
+/// Bulk copies from shared memory of one lane that it may not have waited for.
+#[derive(Debug, Clone, Copy)]
+struct LastBulk {
+    warp: u32,
+    lane: u32,
+    count: u32,
+    pc: u32,
+}
+
+/// What is checked in one cluster.
+#[derive(Debug, Default)]
+pub struct Checker {
+    /// Number of the cluster in the launch.
+    cluster: u64,
+    warps_per_cta: u32,
+    slots: Slots,
+    know: Vec<WarpKnow>,
+    registers: Vec<Registers>,
+    /// Shared memory of each CTA.
+    shared: Vec<Vec<Cell>>,
+    /// Tells cells of this run from those of earlier ones.
+    run: u32,
+    mbars: Mbars,
+    named: Vec<[BarrierEdges; BARRIERS]>,
+    cluster_barrier: BarrierEdges,
+    /// Releases through shared memory.
+    vars: Vars,
+    last_bulk: Vec<LastBulk>,
+}
+
+impl Checker {
+    pub fn reset(&mut self, env: &Env<'_>, cluster: u64) {
+        let ctas: u32 = env.cluster.iter().product();
+        self.warps_per_cta = env.threads().div_ceil(32);
+        self.cluster = cluster;
+        self.slots = Slots {
+            warps: ctas * self.warps_per_cta,
+        };
+        self.run = self.run.wrapping_add(1);
+        if self.run == 0 {
+            // Cells of four billion runs ago must not come back to life.
+            self.shared.clear();
+            self.run = 1;
+        }
+        let warps = self.slots.warps as usize;
+        self.know.resize_with(warps, WarpKnow::default);
+        for (w, k) in self.know.iter_mut().enumerate() {
+            k.reset(self.slots.threads(w as u32));
+        }
+        if !env.kernel.touch.is_empty() {
+            self.registers.resize_with(warps, Registers::default);
+            for r in &mut self.registers {
+                r.reset(env.kernel.rows32);
+            }
+        }
+        let cells = u64::from(env.shared_bytes()).div_ceil(CELL) as usize;
+        self.shared.resize_with(ctas as usize, Vec::new);
+        for s in &mut self.shared {
+            s.resize_with(cells, Cell::default);
+        }
+        self.mbars.reset(self.slots.mbarriers());
+        self.named.resize_with(ctas as usize, Default::default);
+        for n in self.named.iter_mut().flatten() {
+            n.clear();
+        }
+        self.cluster_barrier.clear();
+        self.vars = Vars::default();
+        self.last_bulk.clear();
+    }
+}

@@ -1,0 +1,265 @@
+//! What the checkers found, in words: which two accesses, whose, and what is
+//! missing between them.
+
+use std::fmt;
+
+use super::Checker;
+use super::clock::Owner;
+use super::shadow::{Conflict, IN_FLIGHT, Stamp};
+use crate::error::{FaultKind, Trouble, trouble};
+use crate::exec::state::Env;
+
+/// The kind of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Two accesses of the same bytes, one of them a write, in no order.
+    Race,
+    /// A write through the generic proxy that the asynchronous one may not see.
+    ProxyFence,
+    /// Bytes are used that nothing has written.
+    Uninitialised,
+    /// An mbarrier's bytes are touched by other than its instructions, or it is
+    /// initialised again while it is in use.
+    BarrierObject,
+    /// An mbarrier is used where its initialisation need not be visible.
+    BarrierInit,
+    /// Registers reach `wgmma` without `wgmma.fence`.
+    WgmmaFence,
+    /// Registers of a `wgmma` in flight are used.
+    WgmmaInFlight,
+    /// A block ends while asynchronous work still uses its memory.
+    EndsEarly,
+    /// The bytes that an mbarrier expects and those that come differ.
+    TransactionBytes,
+}
+
+/// A finding of the checkers. The instruction that runs into it stands in the
+/// fault that carries it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Race {
+    pub rule: Rule,
+    /// Where, when it is in memory.
+    pub place: Option<Place>,
+    /// What the instruction does there.
+    pub does: String,
+    /// The other access.
+    pub other: Option<Other>,
+    /// What is missing between them, and what to do.
+    pub missing: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub space: &'static str,
+    pub address: u64,
+    pub bytes: u32,
+}
+
+/// The earlier access, or instruction, of a finding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Other {
+    pub line: u32,
+    pub text: String,
+    /// Threads or engine.
+    pub who: String,
+}
+
+impl fmt::Display for Race {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.rule {
+            Rule::Race => "race",
+            Rule::ProxyFence => "missing fence.proxy.async",
+            Rule::Uninitialised => "uninitialised memory",
+            Rule::BarrierObject => "mbarrier object",
+            Rule::BarrierInit => "mbarrier initialisation",
+            Rule::WgmmaFence => "missing wgmma.fence",
+            Rule::WgmmaInFlight => "wgmma in flight",
+            Rule::EndsEarly => "asynchronous work outlives its block",
+            Rule::TransactionBytes => "transaction bytes",
+        };
+        write!(f, "{name}: ")?;
+        if let Some(p) = self.place {
+            let Place {
+                space,
+                address,
+                bytes,
+            } = p;
+            write!(f, "{space} address {address:#x} ({bytes} bytes) ")?;
+        }
+        f.write_str(&self.does)?;
+        if let Some(o) = &self.other {
+            write!(
+                f,
+                "; before, {} at PTX line {}: `{}`",
+                o.who, o.line, o.text
+            )?;
+        }
+        write!(f, "; {}", self.missing)
+    }
+}
+
+pub fn finding(lane: Option<u32>, pc: Option<u32>, race: Race) -> Box<Trouble> {
+    let mut t = trouble(lane, FaultKind::Race(Box::new(race)));
+    t.pc = pc;
+    t
+}
+
+fn lanes(mask: u32) -> String {
+    match mask.count_ones() {
+        1 => format!("lane {}", mask.trailing_zeros()),
+        32 => "all lanes".into(),
+        _ => format!("lanes {mask:#010x}"),
+    }
+}
+
+impl Checker {
+    /// The instruction at `pc` and who executed it.
+    pub fn other(&self, env: &Env<'_>, pc: u32, who: String) -> Other {
+        let line = env.kernel.lines.get(pc as usize).copied().unwrap_or(0);
+        Other {
+            line,
+            text: env.text(line),
+            who,
+        }
+    }
+
+    fn warp(&self, env: &Env<'_>, stamp: &Stamp, warp: u32) -> String {
+        let per_cta = self.warps_per_cta.max(1);
+        let block = env.block_of(stamp.cluster, warp / per_cta);
+        let block = format!("block ({}, {}, {})", block[0], block[1], block[2]);
+        format!("warp {} of {block}", warp % per_cta)
+    }
+
+    /// Who made an access.
+    fn who(&self, env: &Env<'_>, s: &Stamp) -> String {
+        let does = if s.writes { "written" } else { "read" };
+        let atomically = if s.strong.is_some() {
+            " (strongly)"
+        } else {
+            ""
+        };
+        let l = lanes(s.lanes);
+        match self.slots.owner(s.slot) {
+            Owner::Threads { warp } => {
+                format!("{does}{atomically} by {l} of {}", self.warp(env, s, warp))
+            }
+            Owner::TensorCore { warpgroup } => format!(
+                "{does} by the tensor core for {}",
+                self.warp(env, s, 4 * warpgroup)
+            ),
+            Owner::CpAsync { warp } => {
+                format!("{does} by cp.async of {l} of {}", self.warp(env, s, warp))
+            }
+            Owner::BulkRead { warp } | Owner::BulkDone { warp } => format!(
+                "{does} by the bulk copy that {l} of {} issued",
+                self.warp(env, s, warp)
+            ),
+            Owner::Mbarrier { .. } => format!("{does} by the bulk load issued"),
+        }
+    }
+
+    fn missing(&self, old: &Stamp, new: &Stamp) -> String {
+        if old.strong.is_some() && new.strong.is_some() {
+            return "both are strong, but the scope of one does not take in the other's thread"
+                .into();
+        }
+        match self.slots.owner(old.slot) {
+            Owner::Mbarrier { .. } => {
+                let barrier = self.mbars.of_slot(old.slot);
+                let at = barrier.map_or_else(String::new, |m| {
+                    format!(" at shared address {:#x}", m.offset)
+                });
+                let when = if old.count == IN_FLIGHT {
+                    "the load has not completed".into()
+                } else {
+                    format!("its bytes complete phase {}", old.count - 1)
+                };
+                format!(
+                    "{when}: this thread has not waited for that phase of the mbarrier{at}, nor heard of it from one that has"
+                )
+            }
+            Owner::TensorCore { .. } => {
+                "wgmma.wait_group for its group, and a barrier or an arrive from those who waited, are missing".into()
+            }
+            Owner::BulkRead { .. } => {
+                "cp.async.bulk.wait_group.read by the thread that issued it, and an edge from there, are missing".into()
+            }
+            Owner::BulkDone { .. } => {
+                "cp.async.bulk.wait_group by the thread that issued it, and an edge from there, are missing".into()
+            }
+            Owner::CpAsync { .. } => {
+                "cp.async.wait_group or cp.async.mbarrier.arrive, and a barrier, are missing".into()
+            }
+            Owner::Threads { .. } if old.cluster != new.cluster => {
+                "no release and acquire of gpu scope orders the two clusters".into()
+            }
+            Owner::Threads { .. } if old.rank != new.rank => {
+                "no barrier.cluster, nor a release and an acquire of cluster scope, orders the two blocks".into()
+            }
+            Owner::Threads { .. } if old.slot == new.slot => {
+                "bar.warp.sync or a barrier is missing between the lanes of the warp".into()
+            }
+            Owner::Threads { .. } => {
+                "no barrier, mbarrier phase, or release and acquire orders them".into()
+            }
+        }
+    }
+
+    /// A conflict as a fault of the instruction that runs now.
+    pub fn conflict(
+        &self,
+        env: &Env<'_>,
+        found: Conflict,
+        new: &Stamp,
+        space: &'static str,
+        cell: u64,
+        pc: Option<u32>,
+    ) -> Box<Trouble> {
+        let bytes = match found {
+            Conflict::Unordered(old) | Conflict::Unfenced(old) => old.bytes & new.bytes,
+            _ => new.bytes,
+        };
+        let place = Place {
+            space,
+            address: 16 * cell + u64::from(bytes.trailing_zeros()),
+            bytes: bytes.count_ones(),
+        };
+        let by = match self.slots.owner(new.slot) {
+            Owner::Threads { .. } => "",
+            Owner::TensorCore { .. } => " by the tensor core",
+            Owner::CpAsync { .. } => " asynchronously",
+            Owner::BulkRead { .. } | Owner::BulkDone { .. } => " by the bulk copy",
+            Owner::Mbarrier { .. } => " by the bulk load",
+        };
+        let does = format!("is {}{by}", if new.writes { "written" } else { "read" });
+        let (rule, other, missing) = match found {
+            Conflict::Unordered(old) => {
+                let other = self.other(env, old.pc, self.who(env, &old));
+                (Rule::Race, Some(other), self.missing(&old, new))
+            }
+            Conflict::Unfenced(old) => {
+                let other = self.other(env, old.pc, self.who(env, &old));
+                let missing = "the write is ordered before, but no fence.proxy.async between them makes it visible to the asynchronous proxy";
+                (Rule::ProxyFence, Some(other), missing.into())
+            }
+            Conflict::Unwritten => {
+                let missing = "nothing has written all of these bytes";
+                (Rule::Uninitialised, None, missing.into())
+            }
+            Conflict::Barrier => {
+                let missing = "they hold a live mbarrier, which only mbarrier instructions may touch until mbarrier.inval";
+                (Rule::BarrierObject, None, missing.into())
+            }
+        };
+        let engine = matches!(self.slots.owner(new.slot), Owner::TensorCore { .. });
+        let lane = (!engine && new.lanes != 0).then(|| new.lanes.trailing_zeros());
+        let race = Race {
+            rule,
+            place: Some(place),
+            does,
+            other,
+            missing,
+        };
+        finding(lane, pc, race)
+    }
+}

@@ -13,6 +13,7 @@ use crate::exec::state::{Counters, Env, Group};
 use crate::isa::Kernel;
 use crate::memory::cells::{self, Cells};
 use crate::memory::{Memory, Table};
+use crate::trace::{LaunchTrace, Taken, TraceLimits, Traces};
 
 /// Launches of fewer warp instructions run on the calling thread.
 const SMALL: u64 = 2000;
@@ -43,6 +44,8 @@ pub struct GpuConfig {
     pub completion: Completion,
     /// The most warp instructions of one cluster.
     pub instruction_limit: Option<u64>,
+    /// Whether to keep a time line of each launch, for [`Gpu::take_traces`].
+    pub trace: Option<TraceLimits>,
     /// Whether races, missing fences and uses of what nothing has written are
     /// faults.
     pub check: bool,
@@ -60,6 +63,7 @@ impl Default for GpuConfig {
             threads: 0,
             completion: Completion::Early,
             instruction_limit: None,
+            trace: None,
             check: false,
         }
     }
@@ -119,6 +123,8 @@ pub struct Gpu {
     clock: AtomicU64,
     /// Which bytes have been written, when accesses are checked.
     initialised: Option<Initialised>,
+    /// Time lines of the launches so far.
+    traces: Traces,
 }
 
 /// Kernels of one PTX text, ready to run. Clones share them.
@@ -219,6 +225,7 @@ impl Gpu {
             pool,
             groups: Mutex::default(),
             clock: AtomicU64::new(0),
+            traces: Traces::default(),
         }
     }
 
@@ -407,6 +414,7 @@ impl Gpu {
             programmatic: cfg.programmatic,
             started: self.clock.load(Ordering::Relaxed),
             limit: self.config.instruction_limit,
+            trace: self.config.trace,
             lines: &module.inner.lines,
             check: shadow.as_ref(),
         };
@@ -438,6 +446,7 @@ impl Gpu {
             next: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             result: Mutex::default(),
+            traces: Taken::default(),
         };
         let work = || self.worker(env, clusters, &shared);
         if workers <= 1 {
@@ -456,6 +465,7 @@ impl Gpu {
                 None => all(),
             }
         }
+        self.traces.keep(env, clusters, shared.traces);
         let result = shared
             .result
             .into_inner()
@@ -474,6 +484,11 @@ impl Gpu {
         }
     }
 
+    /// The time lines of the launches since the last call, faulty ones too.
+    pub fn take_traces(&self) -> Vec<LaunchTrace> {
+        self.traces.take()
+    }
+
     fn worker(&self, env: &Env<'_>, clusters: u64, shared: &Shared) {
         let lock = |m: &Mutex<Vec<Group>>| match m.lock() {
             Ok(mut g) => g.pop(),
@@ -487,7 +502,9 @@ impl Gpu {
             if cluster >= clusters || shared.stop.load(Ordering::Relaxed) {
                 break;
             }
-            match group.run(env, cluster) {
+            let outcome = group.run(env, cluster);
+            shared.traces.add(group.take_trace(env));
+            match outcome {
                 Ok(c) => {
                     sum.instructions += c.instructions;
                     sum.wgmma += c.wgmma;
@@ -583,6 +600,7 @@ struct Shared {
     next: AtomicU64,
     stop: AtomicBool,
     result: Mutex<(Counters, Option<(u64, SimError)>)>,
+    traces: Taken,
 }
 
 /// The bytes of an initialiser (PTX ISA 5.4.4).

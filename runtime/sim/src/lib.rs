@@ -33,8 +33,13 @@ mod schedule;
 mod simd;
 mod tensor_map;
 mod tma;
+mod trace;
 
 pub use check::{Other, Place, Race, Rule};
 pub use error::{BlockedWarp, Deadlock, Fault, FaultKind, SimError};
 pub use launch::{Completion, Demands, Gpu, GpuConfig, LaunchConfig, LaunchStats, Module};
 pub use tensor_map::{Swizzle, TensorElem, TensorMap};
+pub use trace::{
+    ClusterTrace, LaunchTrace, TraceEngine, TraceEvent, TraceKind, TraceLimits, TracePoint,
+    TraceWait,
+};

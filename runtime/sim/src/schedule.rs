@@ -62,6 +62,7 @@ impl Group {
             Some(_) => self.check.get_or_insert_default().reset(env, cluster),
             None => self.check = None,
         }
+        self.trace_cluster(env, cluster);
     }
 
     fn core<'a>(&'a mut self, env: &'a Env<'a>, warp: usize) -> Core<'a> {
@@ -74,6 +75,7 @@ impl Group {
             stats: &mut self.stats,
             mma: &mut self.mma,
             check: self.check.as_deref_mut(),
+            trace: self.trace.as_deref_mut(),
         }
     }
 
@@ -136,7 +138,10 @@ impl Group {
         }
         round.alive = true;
         let before = self.stats.instructions;
-        match self.core(env, w).run(SLICE)? {
+        self.trace_turn(w);
+        let stop = self.core(env, w).run(SLICE)?;
+        self.trace_turn_over(env);
+        match stop {
             Stop::Poll => round.polled = true,
             Stop::Slice | Stop::Done => round.ran = true,
             Stop::Blocked => round.ran |= self.stats.instructions != before,

@@ -12,6 +12,7 @@ use crate::file::LaunchFile;
 use crate::json::parse_bytes;
 use crate::report::Report;
 use crate::run::{Options, Schedules, run};
+use crate::timeline::to_json;
 
 /// Larger ones keep their values in files.
 const MOST_TEXT: u64 = 256 << 20;
@@ -32,6 +33,9 @@ pub struct SimFlags {
     /// Runs so many schedules, the earliest, the latest and random ones, and compares their results.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub seeds: Option<u32>,
+    /// Writes a time line of warps, barriers and asynchronous work to this file, for Perfetto or chrome://tracing.
+    #[arg(long)]
+    pub trace: Option<PathBuf>,
     /// Prints the report as JSON.
     #[arg(long)]
     pub json: bool,
@@ -60,8 +64,22 @@ impl SimFlags {
         let ptx = read(&self.ptx)?;
         let file = LaunchFile::parse(&read(&self.launch)?)?;
         let dir = self.launch.parent().unwrap_or_else(|| Path::new(""));
+        // Better to know now than after the run that it cannot be written.
+        self.write_trace("")?;
         let report = run(&ptx, &file, dir, &self.options())?;
+        self.write_trace(&to_json(&report.timeline, &ptx))?;
         Ok(self.answer(&report))
+    }
+
+    fn write_trace(&self, text: &str) -> Result<(), InputError> {
+        let Some(path) = &self.trace else {
+            return Ok(());
+        };
+        std::fs::write(path, text).map_err(|source| InputError::Io {
+            action: "write",
+            path: path.clone(),
+            source,
+        })
     }
 
     fn options(&self) -> Options {
@@ -75,6 +93,7 @@ impl SimFlags {
             threads: self.threads,
             memory_limit: self.memory_limit,
             instruction_limit: self.instruction_limit,
+            trace: self.trace.is_some(),
         }
     }
 

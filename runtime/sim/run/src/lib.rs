@@ -23,6 +23,7 @@ mod output;
 mod pack;
 mod report;
 mod run;
+mod timeline;
 
 pub use approx::Approximation;
 pub use compare::{Comparison, Difference, Mismatch};
@@ -31,3 +32,4 @@ pub use file::LaunchFile;
 pub use output::Written;
 pub use report::{Finding, LaunchReport, Report, Run};
 pub use run::{Options, Schedules, run};
+pub use timeline::to_json as timeline_json;

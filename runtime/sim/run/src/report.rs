@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use mcc_sim::SimError;
+use mcc_sim::{LaunchTrace, SimError};
 use serde::Serialize;
 
 use crate::approx::Approximation;
@@ -21,8 +21,11 @@ pub struct Report {
     pub differences: Vec<Difference>,
     pub outputs: Vec<Written>,
     pub expected: Vec<Comparison>,
-    /// What is legal and looks like a mistake.
+    /// What is legal and looks like a mistake, and what a trace leaves out.
     pub notes: Vec<String>,
+    /// What the warps, barriers and engines did under the first schedule.
+    #[serde(skip)]
+    pub timeline: Vec<LaunchTrace>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -7,7 +7,9 @@
 use std::path::Path;
 
 use mcc_ptx::{Function, FunctionKind};
-use mcc_sim::{Completion, Gpu, GpuConfig, LaunchConfig, Module, SimError};
+use mcc_sim::{
+    Completion, Gpu, GpuConfig, LaunchConfig, LaunchTrace, Module, SimError, TraceLimits,
+};
 
 use crate::approx::approximations;
 use crate::compare::{compare, difference};
@@ -17,6 +19,7 @@ use crate::file::{Launch, LaunchFile};
 use crate::output;
 use crate::pack::{Packer, Placed};
 use crate::report::{Finding, LaunchReport, Report, Run};
+use crate::timeline;
 
 /// Which schedules of asynchronous work to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub struct Options {
     pub memory_limit: u64,
     /// Warp instructions of one cluster of a launch.
     pub instruction_limit: u64,
+    /// Keep a time line of the first schedule.
+    pub trace: bool,
 }
 
 impl Default for Options {
@@ -60,6 +65,7 @@ impl Default for Options {
             threads: 0,
             memory_limit: 8 << 30,
             instruction_limit: 100_000_000_000,
+            trace: false,
         }
     }
 }
@@ -99,9 +105,14 @@ pub fn run(
             inputs: &inputs,
             options,
             notes: Vec::new(),
+            timeline: (options.trace && report.runs.is_empty()).then(Vec::new),
         };
         let schedule = name(completion);
         let outcome = once.run(completion)?;
+        if let Some(timeline) = once.timeline {
+            once.notes.extend(timeline::notes(&timeline));
+            report.timeline = timeline;
+        }
         for note in once.notes {
             if !report.notes.contains(&note) {
                 report.notes.push(note);
@@ -251,6 +262,8 @@ struct Once<'a> {
     inputs: &'a Inputs,
     options: &'a Options,
     notes: Vec<String>,
+    /// Where it is asked for.
+    timeline: Option<Vec<LaunchTrace>>,
 }
 
 impl Once<'_> {
@@ -264,6 +277,7 @@ impl Once<'_> {
             completion,
             instruction_limit: Some(self.options.instruction_limit),
             check: self.options.check,
+            trace: self.timeline.as_ref().map(|_| TraceLimits::default()),
             ..default
         });
         let module = gpu.load_module(self.ptx)?;
@@ -291,7 +305,11 @@ impl Once<'_> {
             let layout = module.param_layout(&kernel.name)?;
             let params = packer.pack(launch, &kernel.name, &kernel.params, &layout)?;
             self.notes.append(&mut packer.notes);
-            match gpu.launch(&module, &kernel.name, &config, &params) {
+            let outcome = gpu.launch(&module, &kernel.name, &config, &params);
+            if let Some(timeline) = &mut self.timeline {
+                timeline.append(&mut gpu.take_traces());
+            }
+            match outcome {
                 Ok(stats) => launches.push(LaunchReport {
                     kernel: kernel.name.clone(),
                     grid: config.grid,

@@ -18,6 +18,7 @@ use crate::launch::Completion;
 use crate::memory::RANK_SHIFT;
 use crate::memory::cells;
 use crate::tma::{Direction, Tile, TileError};
+use crate::trace::TraceEngine;
 
 /// A copy in flight.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct AsyncOp {
     pub pc: u32,
     /// Ordinal of the bulk or `cp.async` group that it belongs to.
     pub group: Option<(GroupKind, u32)>,
+    /// The time of its issue, for the trace.
+    issued: u64,
     work: Work,
 }
 
@@ -91,6 +94,27 @@ impl Work {
             Work::Store { dst, .. } => Some((Space::Global, *dst)),
             Work::CpAsync { src, .. } => Some((Space::Global, *src)),
         }
+    }
+}
+
+/// For the trace: who does the work, and how many bytes it moves. An arrival
+/// is seen at its mbarrier.
+impl Work {
+    fn engine(&self) -> Option<(TraceEngine, u64)> {
+        Some(match self {
+            Work::LoadTensor { tile, .. } => (TraceEngine::TensorLoad, tile.bytes()),
+            Work::StoreTensor { tile, reduce, .. } => match reduce {
+                None => (TraceEngine::TensorStore, tile.bytes()),
+                Some(_) => (TraceEngine::TensorReduce, tile.bytes()),
+            },
+            Work::Load { bytes, .. } => (TraceEngine::BulkLoad, (*bytes).into()),
+            Work::Store { bytes, reduce, .. } => match reduce {
+                None => (TraceEngine::BulkStore, (*bytes).into()),
+                Some(_) => (TraceEngine::BulkReduce, (*bytes).into()),
+            },
+            Work::CpAsync { bytes, .. } => (TraceEngine::CpAsync, (*bytes).into()),
+            Work::CpArrive { .. } => return None,
+        })
     }
 }
 
@@ -349,6 +373,7 @@ impl<'a> Core<'a> {
             lane,
             pc,
             group,
+            issued: self.trace_now(),
             work,
         };
         let now = match self.env.completion {
@@ -494,6 +519,9 @@ impl<'a> Core<'a> {
     fn perform_work(&mut self, op: &AsyncOp) -> Exec<()> {
         let lane = op.lane;
         self.flight.progress += 1;
+        if let Some((engine, bytes)) = op.work.engine() {
+            self.trace_async(engine, op.warp, op.pc, op.issued, bytes);
+        }
         match &op.work {
             Work::LoadTensor { tile, coords, to } => {
                 self.stats.bulk_bytes += tile.bytes();

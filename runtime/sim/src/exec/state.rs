@@ -12,6 +12,7 @@ use crate::check::{Checker, LaunchCheck};
 use crate::isa::{BarRed, Kernel, P, R};
 use crate::launch::Completion;
 use crate::memory::{SHARED_START, Table};
+use crate::trace::{Recorder, TraceLimits};
 
 pub const NO_JOIN: u32 = u32::MAX;
 /// Named barriers of a CTA (PTX ISA 9.7.13.1).
@@ -34,6 +35,8 @@ pub struct Env<'a> {
     /// `%globaltimer` when the launch begins.
     pub started: u64,
     pub limit: Option<u64>,
+    /// Whether to keep a time line, and how long a one.
+    pub trace: Option<TraceLimits>,
     /// Lines of the PTX text.
     pub lines: &'a [String],
     /// The shadow of global memory, when accesses are checked.
@@ -347,6 +350,7 @@ pub struct Group {
     pub scratch: Scratch,
     pub mma: mma::Scratch,
     pub check: Option<Box<Checker>>,
+    pub trace: Option<Box<Recorder>>,
 }
 
 /// One warp with everything that it may touch.
@@ -359,4 +363,5 @@ pub struct Core<'a> {
     pub stats: &'a mut Counters,
     pub mma: &'a mut mma::Scratch,
     pub check: Option<&'a mut Checker>,
+    pub trace: Option<&'a mut Recorder>,
 }

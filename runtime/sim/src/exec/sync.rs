@@ -8,6 +8,7 @@ use crate::error::{Exec, FaultKind, illegal, trouble};
 use crate::isa::{ArriveKind, BarRed, MbarArrive, MbarWait, Op, P, PSrc, R, Row, Space};
 use crate::mbarrier::Mbarrier;
 use crate::memory::{GLOBAL_BASE, SHARED_BASE, WINDOW};
+use crate::trace::TracePoint;
 
 impl Core<'_> {
     /// Tries to make a waiting fragment ready.
@@ -84,6 +85,7 @@ impl Core<'_> {
     }
 
     fn resume(&mut self, f: usize) {
+        self.trace_wake(f);
         self.w.frags[f].wait = Wait::Ready;
         self.w.frags[f].pc += 1;
     }
@@ -139,6 +141,7 @@ impl Core<'_> {
                 self.w.cluster_arrived = Some(self.cluster.generation);
                 self.cluster.arrived += 1;
                 self.check_cluster_arrive(active, release);
+                self.trace_arrival(TracePoint::Cluster, false);
                 self.settle_cluster();
                 Ok(Next::Step)
             }
@@ -148,6 +151,7 @@ impl Core<'_> {
                 };
                 if self.cluster.generation != generation {
                     self.check_cluster_leave(active);
+                    self.trace_passed(TracePoint::Cluster);
                     return Ok(Next::Step);
                 }
                 self.w.frags[f].wait = Wait::Cluster { generation };
@@ -163,6 +167,7 @@ impl Core<'_> {
             self.cluster.generation += 1;
             self.check_cluster_done();
             self.flight.progress += 1;
+            self.trace_arrival(TracePoint::Cluster, true);
         }
     }
 
@@ -219,6 +224,7 @@ impl Core<'_> {
             release(b);
             self.flight.progress += 1;
         }
+        self.trace_arrival(self.trace_named(id), all);
         self.check_bar_arrive(id as usize, active);
         if all {
             self.check_bar_done(id as usize);
@@ -286,6 +292,8 @@ impl Core<'_> {
         }
         self.store(place, 8, b.to_word())?;
         self.flight.progress += 1;
+        let completes = Mbarrier::state_parity(before) != b.parity;
+        self.trace_arrival(self.trace_mbarrier(address), completes);
         Ok(before)
     }
 
@@ -325,6 +333,7 @@ impl Core<'_> {
                     let place = self.place(Space::Shared, address, 8, 8, l)?;
                     self.check_mbar_init(address, l)?;
                     self.store(place, 8, b.to_word())?;
+                    self.trace_init(self.trace_mbarrier(address));
                 }
                 Ok(Next::Step)
             }
@@ -427,6 +436,9 @@ impl Core<'_> {
         }
         if done == active {
             self.w.regs.put_pred(w.d, done, active);
+            if let Some(((block, offset, _), _)) = first {
+                self.trace_passed(TracePoint::Mbarrier { block, offset });
+            }
             return Ok(Next::Step);
         }
         // All lanes wait for one phase: suspend until it completes. A guarded

@@ -71,6 +71,8 @@ pub struct PendingMma {
     pub scale_d: bool,
     /// Ordinal of the wgmma-group.
     pub group: u32,
+    /// The time of its issue, for the trace.
+    issued: u64,
     /// Accumulators before they were poisoned, `[warp][register]`.
     saved: Vec<Row32>,
 }
@@ -151,6 +153,7 @@ impl Group {
             let mut units = |f: &mut dyn FnMut(u32)| operand_units(inst, &pending, f);
             self.check_wgmma(env, inst, base, pcs[0], pending.group, &mut units)?;
         }
+        pending.issued = self.trace_warpgroup(base, kernel.lines[pcs[0] as usize]);
         let now = match completion {
             Completion::Early => true,
             Completion::Late => false,
@@ -209,6 +212,7 @@ impl Group {
             desc_b,
             scale_d: scale != 0,
             group,
+            issued: 0,
             saved: Vec::new(),
         })
     }
@@ -270,6 +274,7 @@ impl Group {
         let Op::Wgmma(inst) = &kernel.code[m.pc as usize].op else {
             return Err(illegal("a pending wgmma without its instruction"));
         };
+        self.trace_wgmma(m.base, kernel.lines[m.pc as usize], m.issued);
         let mut saved = m.saved.iter();
         if !m.saved.is_empty() {
             for w in &mut self.warps[m.base..m.base + 4] {

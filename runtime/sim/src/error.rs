@@ -90,6 +90,11 @@ pub enum FaultKind {
         address: u64,
         align: u64,
     },
+    #[error(
+        "shared address {address:#x} belongs to block {} of the cluster, which has exited",
+        triple(*block)
+    )]
+    Exited { address: u64, block: [u32; 3] },
     #[error("trap")]
     Trap,
     #[error(
@@ -127,10 +132,14 @@ pub enum FaultKind {
 pub struct Deadlock {
     pub kernel: String,
     pub waits: Vec<BlockedWarp>,
+    /// Blocks that have not started, because those that have never end.
+    pub not_started: u64,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockedWarp {
+    /// The device among those that were launched together.
+    pub device: usize,
     pub block: [u32; 3],
     pub warp: u32,
     pub lanes: u32,
@@ -146,10 +155,15 @@ impl fmt::Display for Deadlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "kernel `{}` is dead-locked:", self.kernel)?;
         // A whole CTA is enough to see the cycle.
+        let several = self.waits.iter().any(|w| w.device > 0);
         for w in self.waits.iter().take(32) {
+            f.write_str("\n  ")?;
+            if several {
+                write!(f, "device {}, ", w.device)?;
+            }
             write!(
                 f,
-                "\n  block {}, warp {}, lanes {:#010x}, PTX line {}: `{}`: {}",
+                "block {}, warp {}, lanes {:#010x}, PTX line {}: `{}`: {}",
                 triple(w.block),
                 w.warp,
                 w.lanes,
@@ -160,6 +174,13 @@ impl fmt::Display for Deadlock {
         }
         if self.waits.len() > 32 {
             write!(f, "\n  and {} more", self.waits.len() - 32)?;
+        }
+        if self.not_started > 0 {
+            write!(
+                f,
+                "\n  {} blocks have not started, because the resident ones never end",
+                self.not_started
+            )?;
         }
         Ok(())
     }

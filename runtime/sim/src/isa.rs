@@ -587,7 +587,10 @@ pub enum Op {
     WgmmaWait {
         pending: u32,
     },
-    Setmaxnreg,
+    Setmaxnreg {
+        inc: bool,
+        count: u32,
+    },
     Ldmatrix {
         trans: bool,
         d: Vec<R>,
@@ -642,6 +645,9 @@ pub struct Kernel {
     pub static_smem: u32,
     pub local_bytes: u32,
     pub max_threads: Option<u64>,
+    /// `.maxnreg` and `.minnctapersm`.
+    pub max_registers: Option<u32>,
+    pub min_blocks: Option<u32>,
     pub req_ntid: Option<[u32; 3]>,
     pub req_cluster: Option<[u32; 3]>,
     /// Warp instructions of one cluster at the last launch: tells whether a

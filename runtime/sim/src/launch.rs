@@ -1,7 +1,7 @@
 //! The device: memory, modules and launches.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mcc_ptx::{Init, Item, ItemId, Type, Variable};
@@ -9,10 +9,12 @@ use mcc_ptx::{Init, Item, ItemId, Type, Variable};
 use crate::check::{Initialised, LaunchCheck};
 use crate::decode;
 use crate::error::SimError;
+use crate::exec::registers;
 use crate::exec::state::{Counters, Env, Group};
 use crate::isa::Kernel;
+use crate::memory::Memory;
 use crate::memory::cells::{self, Cells};
-use crate::memory::{Memory, Table};
+use crate::resident::{self, Job, Schedule};
 use crate::trace::{LaunchTrace, Taken, TraceLimits, Traces};
 
 /// Launches of fewer warp instructions run on the calling thread.
@@ -122,7 +124,7 @@ pub struct Gpu {
     /// Warp instructions of all launches so far.
     clock: AtomicU64,
     /// Which bytes have been written, when accesses are checked.
-    initialised: Option<Initialised>,
+    initialised: Option<Arc<Initialised>>,
     /// Time lines of the launches so far.
     traces: Traces,
 }
@@ -219,13 +221,30 @@ impl Gpu {
             n => rayon::ThreadPoolBuilder::new().num_threads(n).build().ok(),
         };
         Gpu {
-            initialised: config.check.then(Initialised::default),
+            initialised: config.check.then(Arc::default),
             config,
             memory,
             pool,
             groups: Mutex::default(),
             clock: AtomicU64::new(0),
             traces: Traces::default(),
+        }
+    }
+
+    /// Another device that sees the same memory: pointers of the one are valid
+    /// on the other, with atomics of system scope, as between GPUs of one node.
+    /// Each has bytes of its own to give. Whether accesses are checked is the
+    /// same for all.
+    pub fn peer(&self, config: GpuConfig) -> Gpu {
+        let config = GpuConfig {
+            check: self.config.check,
+            ..config
+        };
+        let memory = Arc::new(self.memory.peer(config.global_bytes));
+        Gpu {
+            memory,
+            initialised: self.initialised.clone(),
+            ..Gpu::new(config)
         }
     }
 
@@ -390,148 +409,19 @@ impl Gpu {
         cfg: &LaunchConfig,
         params: &[u8],
     ) -> Result<LaunchStats, SimError> {
-        let k = module.kernel(kernel)?;
-        self.check(k, cfg, params)
-            .map_err(|message| SimError::Launch {
-                kernel: k.name.clone(),
-                message,
-            })?;
-        // Parameters are read as words, two at a time at most.
-        let mut words = vec![0u32; params.len().next_multiple_of(8) / 4];
-        bytemuck::cast_slice_mut(&mut words)[..params.len()].copy_from_slice(params);
-        let view: Arc<Table> = self.memory.view();
-        let shadow = self.initialised.as_ref().map(LaunchCheck::new);
-        let env = Env {
-            kernel: k,
-            table: &view,
-            params: &words,
-            grid: cfg.grid,
-            block: cfg.block,
-            cluster: cfg.cluster,
-            dynamic_smem: cfg.dynamic_smem,
-            completion: self.config.completion,
-            sms: self.config.sms.max(1),
-            programmatic: cfg.programmatic,
-            started: self.clock.load(Ordering::Relaxed),
-            limit: self.config.instruction_limit,
-            trace: self.config.trace,
-            lines: &module.inner.lines,
-            check: shadow.as_ref(),
-        };
-        let clusters = (0..3)
-            .map(|d| u64::from(cfg.grid[d] / cfg.cluster[d]))
-            .product();
-        let c = self.run(&env, clusters)?;
-        self.clock.fetch_add(c.instructions, Ordering::Relaxed);
-        Ok(LaunchStats {
-            ctas: cfg.grid.iter().map(|&g| u64::from(g)).product(),
-            warp_instructions: c.instructions,
-            wgmma: c.wgmma,
-            wgmma_macs: c.wgmma_macs,
-            bulk_bytes: c.bulk_bytes,
-        })
-    }
-
-    fn run(&self, env: &Env<'_>, clusters: u64) -> Result<Counters, SimError> {
-        let threads = match &self.pool {
-            Some(p) => p.current_num_threads(),
-            None => rayon::current_num_threads(),
-        };
-        let mut workers = threads.min(usize::try_from(clusters).unwrap_or(usize::MAX));
-        let cost = env.kernel.cost.load(Ordering::Relaxed);
-        if cost != 0 && cost.saturating_mul(clusters) < SMALL {
-            workers = 1;
-        }
-        let shared = Shared {
-            next: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            result: Mutex::default(),
-            traces: Taken::default(),
-        };
-        let work = || self.worker(env, clusters, &shared);
-        if workers <= 1 {
-            work();
-        } else {
-            let all = || {
-                rayon::scope(|s| {
-                    for _ in 1..workers {
-                        s.spawn(|_| work());
-                    }
-                    work();
-                });
-            };
-            match &self.pool {
-                Some(p) => p.install(all),
-                None => all(),
-            }
-        }
-        self.traces.keep(env, clusters, shared.traces);
-        let result = shared
-            .result
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        match result.1 {
-            // Of several faults, that of the first cluster.
-            Some((_, e)) => Err(e),
-            None => {
-                // A tensor-core product weighs as many instructions.
-                let work = result.0.instructions + 1000 * result.0.wgmma;
-                env.kernel
-                    .cost
-                    .store((work / clusters).max(1), Ordering::Relaxed);
-                Ok(result.0)
-            }
-        }
+        let all = launch_together(&[Launch {
+            gpu: self,
+            module,
+            kernel,
+            config: *cfg,
+            params,
+        }])?;
+        Ok(all[0])
     }
 
     /// The time lines of the launches since the last call, faulty ones too.
     pub fn take_traces(&self) -> Vec<LaunchTrace> {
         self.traces.take()
-    }
-
-    fn worker(&self, env: &Env<'_>, clusters: u64, shared: &Shared) {
-        let lock = |m: &Mutex<Vec<Group>>| match m.lock() {
-            Ok(mut g) => g.pop(),
-            Err(_) => None,
-        };
-        let mut group = lock(&self.groups).unwrap_or_default();
-        let mut sum = Counters::default();
-        let mut failed = None;
-        loop {
-            let cluster = shared.next.fetch_add(1, Ordering::Relaxed);
-            if cluster >= clusters || shared.stop.load(Ordering::Relaxed) {
-                break;
-            }
-            let outcome = group.run(env, cluster);
-            shared.traces.add(group.take_trace(env));
-            match outcome {
-                Ok(c) => {
-                    sum.instructions += c.instructions;
-                    sum.wgmma += c.wgmma;
-                    sum.wgmma_macs += c.wgmma_macs;
-                    sum.bulk_bytes += c.bulk_bytes;
-                }
-                Err(e) => {
-                    shared.stop.store(true, Ordering::Relaxed);
-                    failed = Some((cluster, e));
-                    break;
-                }
-            }
-        }
-        if let Ok(mut total) = shared.result.lock() {
-            total.0.instructions += sum.instructions;
-            total.0.wgmma += sum.wgmma;
-            total.0.wgmma_macs += sum.wgmma_macs;
-            total.0.bulk_bytes += sum.bulk_bytes;
-            if let Some((at, e)) = failed
-                && total.1.as_ref().is_none_or(|(first, _)| at < *first)
-            {
-                total.1 = Some((at, e));
-            }
-        }
-        if let Ok(mut idle) = self.groups.lock() {
-            idle.push(group);
-        }
     }
 
     fn check(&self, k: &Kernel, cfg: &LaunchConfig, params: &[u8]) -> Result<(), String> {
@@ -595,12 +485,131 @@ impl Gpu {
     }
 }
 
-#[derive(Default)]
-struct Shared {
-    next: AtomicU64,
-    stop: AtomicBool,
-    result: Mutex<(Counters, Option<(u64, SimError)>)>,
-    traces: Taken,
+/// One kernel on one device, for [`launch_together`].
+#[derive(Clone, Copy)]
+pub struct Launch<'a> {
+    pub gpu: &'a Gpu,
+    pub module: &'a Module,
+    pub kernel: &'a str,
+    pub config: LaunchConfig,
+    pub params: &'a [u8],
+}
+
+/// Runs kernels on several devices at once, each to its end: they may wait for
+/// each other, through memory of any device that is a [`Gpu::peer`] of theirs.
+/// Host threads are those of the first device.
+pub fn launch_together(launches: &[Launch<'_>]) -> Result<Vec<LaunchStats>, SimError> {
+    let mut prepared = Vec::new();
+    for l in launches {
+        let k = l.module.kernel(l.kernel)?;
+        let refused = |message| SimError::Launch {
+            kernel: k.name.clone(),
+            message,
+        };
+        l.gpu.check(k, &l.config, l.params).map_err(refused)?;
+        if !l.gpu.memory.is_peer(&launches[0].gpu.memory) {
+            return Err(refused(
+                "devices that are launched together must be peers (`Gpu::peer`)".into(),
+            ));
+        }
+        // Parameters are read as words, two at a time at most.
+        let mut words = vec![0u32; l.params.len().next_multiple_of(8) / 4];
+        bytemuck::cast_slice_mut(&mut words)[..l.params.len()].copy_from_slice(l.params);
+        prepared.push((k, words, l.gpu.memory.view()));
+    }
+    // Devices that see one memory share what is known of it.
+    let known = launches.iter().find_map(|l| l.gpu.initialised.as_deref());
+    let shadow = known.map(LaunchCheck::new);
+    let mut jobs = Vec::new();
+    for (device, (l, (k, words, view))) in launches.iter().zip(&prepared).enumerate() {
+        let (gpu, cfg) = (l.gpu, &l.config);
+        let threads = cfg.block.iter().product();
+        let env = Env {
+            kernel: k,
+            table: view,
+            params: words,
+            grid: cfg.grid,
+            block: cfg.block,
+            cluster: cfg.cluster,
+            dynamic_smem: cfg.dynamic_smem,
+            completion: gpu.config.completion,
+            sms: gpu.config.sms.max(1),
+            registers: registers::at_launch(k, threads, gpu.config.regs_per_sm),
+            device,
+            programmatic: cfg.programmatic,
+            started: gpu.clock.load(Ordering::Relaxed),
+            limit: gpu.config.instruction_limit,
+            trace: gpu.config.trace,
+            lines: &l.module.inner.lines,
+            check: shadow.as_ref().filter(|_| gpu.config.check),
+        };
+        let clusters = (0..3)
+            .map(|d| u64::from(cfg.grid[d] / cfg.cluster[d]))
+            .product();
+        jobs.push(Job {
+            room: resident::room(&env, gpu.config.regs_per_sm),
+            env,
+            clusters,
+            idle: &gpu.groups,
+            traces: Taken::default(),
+        });
+    }
+    let counters = run(&jobs, launches.first().and_then(|l| l.gpu.pool.as_ref()));
+    for (l, job) in launches.iter().zip(&mut jobs) {
+        let traces = std::mem::take(&mut job.traces);
+        l.gpu.traces.keep(&job.env, job.clusters, traces);
+    }
+    let mut all = Vec::new();
+    for ((l, job), c) in launches.iter().zip(&jobs).zip(counters?) {
+        l.gpu.clock.fetch_add(c.instructions, Ordering::Relaxed);
+        // A tensor-core product weighs as many instructions.
+        let cost = (c.instructions + 1000 * c.wgmma) / job.clusters;
+        job.env.kernel.cost.store(cost.max(1), Ordering::Relaxed);
+        all.push(LaunchStats {
+            ctas: l.config.grid.iter().map(|&g| u64::from(g)).product(),
+            warp_instructions: c.instructions,
+            wgmma: c.wgmma,
+            wgmma_macs: c.wgmma_macs,
+            bulk_bytes: c.bulk_bytes,
+        });
+    }
+    Ok(all)
+}
+
+/// Runs all jobs, on as many host threads as pay.
+fn run(jobs: &[Job<'_>], pool: Option<&rayon::ThreadPool>) -> Result<Vec<Counters>, SimError> {
+    let threads = match pool {
+        Some(p) => p.current_num_threads(),
+        None => rayon::current_num_threads(),
+    };
+    let clusters = jobs.iter().fold(0u64, |n, j| n.saturating_add(j.clusters));
+    let mut workers = threads.min(usize::try_from(clusters).unwrap_or(usize::MAX));
+    let costs = jobs.iter().map(|j| {
+        let cost = j.env.kernel.cost.load(Ordering::Relaxed);
+        (cost != 0).then(|| cost.saturating_mul(j.clusters))
+    });
+    let known: Option<u64> = costs.sum();
+    if known.is_some_and(|cost| cost < SMALL) {
+        workers = 1;
+    }
+    let schedule = Schedule::new(jobs);
+    if workers <= 1 {
+        schedule.work();
+    } else {
+        let all = || {
+            rayon::scope(|s| {
+                for _ in 1..workers {
+                    s.spawn(|_| schedule.work());
+                }
+                schedule.work();
+            });
+        };
+        match pool {
+            Some(p) => p.install(all),
+            None => all(),
+        }
+    }
+    schedule.end()
 }
 
 /// The bytes of an initialiser (PTX ISA 5.4.4).

@@ -29,6 +29,7 @@ mod launch;
 mod mbarrier;
 mod memory;
 pub mod numerics;
+mod resident;
 mod schedule;
 mod simd;
 mod tensor_map;
@@ -37,7 +38,9 @@ mod trace;
 
 pub use check::{Other, Place, Race, Rule};
 pub use error::{BlockedWarp, Deadlock, Fault, FaultKind, SimError};
-pub use launch::{Completion, Demands, Gpu, GpuConfig, LaunchConfig, LaunchStats, Module};
+pub use launch::{
+    Completion, Demands, Gpu, GpuConfig, Launch, LaunchConfig, LaunchStats, Module, launch_together,
+};
 pub use tensor_map::{Swizzle, TensorElem, TensorMap};
 pub use trace::{
     ClusterTrace, LaunchTrace, TraceEngine, TraceEvent, TraceKind, TraceLimits, TracePoint,

@@ -21,6 +21,7 @@
 
 pub(crate) mod cells;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, RwLock};
 
 use bytemuck::allocation::try_zeroed_slice_box;
@@ -91,8 +92,8 @@ pub(crate) struct Allocation {
     /// Of the first byte, in `backing`: whole cells.
     at: u64,
     backing: Arc<Backing>,
-    /// Whether it takes device memory.
-    counted: bool,
+    /// The device whose memory it takes, if any.
+    owner: Option<u32>,
 }
 
 /// A range of addresses, of which parts can be mapped.
@@ -121,13 +122,17 @@ impl Allocation {
             len,
             at: self.at,
             backing: Arc::clone(&self.backing),
-            counted: self.counted,
+            owner: self.owner,
         }
     }
 
-    /// Bytes of device memory.
-    fn taken(&self) -> u64 {
-        if self.counted { self.len } else { 0 }
+    /// Bytes that it takes of a device's memory.
+    fn taken(&self, owner: u32) -> u64 {
+        if self.owner == Some(owner) {
+            self.len
+        } else {
+            0
+        }
     }
 }
 
@@ -170,7 +175,7 @@ impl Table {
     }
 
     /// Adds an allocation behind the last page.
-    fn place(&mut self, start: u64, len: u64, backing: &Arc<Backing>, counted: bool) {
+    fn place(&mut self, start: u64, len: u64, backing: &Arc<Backing>, owner: Option<u32>) {
         let pages = len.div_ceil(1 << PAGE_SHIFT) as usize;
         self.pages
             .resize(self.pages.len() + pages, self.slots.len() as u32);
@@ -179,13 +184,13 @@ impl Table {
             len,
             at: 0,
             backing: Arc::clone(backing),
-            counted,
+            owner,
         })));
     }
 
-    /// Bytes of device memory that all allocations take.
-    fn used(&self) -> u64 {
-        self.slots.iter().flatten().map(|a| a.taken()).sum()
+    /// Bytes that all allocations take of a device's memory.
+    fn used(&self, owner: u32) -> u64 {
+        self.slots.iter().flatten().map(|a| a.taken(owner)).sum()
     }
 
     /// Changes how much of the newest allocation can be used.
@@ -207,7 +212,7 @@ impl Table {
             len,
             at: start - r.start,
             backing: Arc::clone(&r.backing),
-            counted: false,
+            owner: None,
         })));
         self.page_range(start, len).fill(slot);
         slot
@@ -257,18 +262,39 @@ impl Table {
     }
 }
 
+/// The memory of a device, and the addresses that it shares with its peers.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    table: RwLock<Arc<Table>>,
+    table: Arc<RwLock<Arc<Table>>>,
+    /// Devices that share the table so far.
+    devices: Arc<AtomicU32>,
+    owner: u32,
     capacity: u64,
 }
 
 impl Memory {
     pub fn new(capacity: u64) -> Memory {
         Memory {
-            table: RwLock::default(),
+            table: Arc::default(),
+            devices: Arc::new(AtomicU32::new(1)),
+            owner: 0,
             capacity,
         }
+    }
+
+    /// Memory of another device, at addresses of the same table.
+    pub fn peer(&self, capacity: u64) -> Memory {
+        Memory {
+            table: Arc::clone(&self.table),
+            devices: Arc::clone(&self.devices),
+            owner: self.devices.fetch_add(1, Ordering::Relaxed),
+            capacity,
+        }
+    }
+
+    /// Whether addresses mean the same on both devices.
+    pub fn is_peer(&self, other: &Memory) -> bool {
+        Arc::ptr_eq(&self.table, &other.table)
     }
 
     /// A view that stays valid while a launch runs.
@@ -297,10 +323,10 @@ impl Memory {
         }
         let len = bytes.max(1);
         self.edit(|t| {
-            self.check_fits(bytes, t.used())?;
+            self.check_fits(bytes, t.used(self.owner))?;
             let backing = Backing::zeroed(len)?;
             let start = t.next_address(1 << PAGE_SHIFT);
-            t.place(start, len, &backing, true);
+            t.place(start, len, &backing, Some(self.owner));
             t.guard();
             Ok(start)
         })
@@ -308,7 +334,7 @@ impl Memory {
 
     /// Bytes of device memory in use, and bytes that there can be.
     pub fn used(&self) -> (u64, u64) {
-        (self.view().used(), self.capacity)
+        (self.view().used(self.owner), self.capacity)
     }
 
     fn check_fits(&self, bytes: u64, used: u64) -> Result<(), SimError> {
@@ -326,7 +352,7 @@ impl Memory {
         let backing = Backing::zeroed(bytes)?;
         self.edit(|t| {
             let start = t.next_address(1 << PAGE_SHIFT);
-            t.place(start, bytes.max(1), &backing, true);
+            t.place(start, bytes.max(1), &backing, Some(self.owner));
             t.guard();
             t.resize_last(0);
             Ok(start)
@@ -337,7 +363,7 @@ impl Memory {
     /// are not. Bytes that were never usable are zero.
     pub fn grow(&self, addr: u64, bytes: u64) -> Result<(), SimError> {
         self.edit(|t| {
-            let used = t.used();
+            let used = t.used(self.owner);
             let mut slots = t.slots.iter_mut().flatten();
             let slot = slots
                 .find(|a| a.start == addr)
@@ -374,7 +400,7 @@ impl Memory {
         let backing = Backing::zeroed(len)?;
         self.edit(|t| {
             let start = t.next_address(1 << PAGE_SHIFT);
-            t.place(start, len, &backing, false);
+            t.place(start, len, &backing, None);
             t.guard();
             Ok((start, backing.host(0)))
         })

@@ -4,6 +4,8 @@
 //! the first fault. Warps run in turn, each until it waits, polls, or has used
 //! its slice. When none can go on, copies in flight are completed, suspended
 //! waits come back as after a time-out, and at last a dead-lock is reported.
+//! When they only poll memory, others may have to run first: [`Group::advance`]
+//! comes back, and can be called again, on another host thread as well.
 
 use crate::error::{BlockedWarp, Deadlock, Exec, Fault, FaultKind, SimError, Trouble, trouble};
 use crate::exec::Stop;
@@ -15,11 +17,31 @@ use crate::memory::{RANK_SHIFT, SHARED_START};
 const SLICE: u32 = 4096;
 /// Rounds in which suspended waits time out and nothing else happens.
 const TIME_OUTS: u32 = 64;
-/// Rounds in which all warps only poll: memory may yet change from outside.
-const POLLS: u32 = 1 << 20;
+/// Rounds in which all warps only poll, before others get the host thread.
+const POLLS: u32 = 4;
+/// Instructions of a group before others get the host thread.
+const TURN: u64 = 1 << 22;
+
+/// How far [`Group::advance`] came.
+#[derive(Debug)]
+pub enum Advance {
+    /// The cluster has ended.
+    Done(Counters),
+    /// It could run on.
+    Going,
+    /// Its warps poll memory. `moved`: they have done something before.
+    /// `stuck`: they will poll for ever if nobody else changes memory.
+    Waits { moved: bool, stuck: bool },
+}
+
+/// What a group has seen of itself since something last changed.
+#[derive(Debug, Default)]
+pub struct Watch {
+    quiet: u32,
+    seen: u64,
+}
 
 impl Group {
-    /// Prepares the group for a cluster.
     fn reset(&mut self, env: &Env<'_>, cluster: u64) {
         let ranks: u32 = env.cluster.iter().product();
         let warps = env.threads().div_ceil(32);
@@ -42,9 +64,11 @@ impl Group {
                 .resize((stride as usize * warps as usize * 32).div_ceil(8), 0);
             cta.barriers = Default::default();
             cta.warps_alive = warps;
+            cta.free_registers = 0;
         }
         for (i, w) in self.warps.iter_mut().enumerate() {
             w.reset(env.kernel, i / warps as usize, i as u32 % warps, env.block);
+            w.registers = env.registers;
             if env.programmatic {
                 w.early = w.alive;
             }
@@ -63,6 +87,7 @@ impl Group {
             None => self.check = None,
         }
         self.trace_cluster(env, cluster);
+        self.watch = Watch::default();
     }
 
     fn core<'a>(&'a mut self, env: &'a Env<'a>, warp: usize) -> Core<'a> {
@@ -79,10 +104,21 @@ impl Group {
         }
     }
 
-    /// Runs a cluster to its end.
-    pub fn run(&mut self, env: &Env<'_>, cluster: u64) -> Result<Counters, SimError> {
+    /// Prepares the group for a cluster.
+    pub fn start(&mut self, env: &Env<'_>, cluster: u64) {
         self.reset(env, cluster);
-        let (mut quiet, mut polls, mut seen) = (0, 0, u64::MAX);
+    }
+
+    /// Memory may have changed: what was polled in vain may be there now.
+    pub fn look_again(&mut self) {
+        self.watch.quiet = 0;
+        self.warps.iter_mut().for_each(|w| w.look_again());
+    }
+
+    /// Runs the cluster until it ends, waits for others, or has had its turn.
+    pub fn advance(&mut self, env: &Env<'_>) -> Result<Advance, SimError> {
+        let (begun, first) = (self.flight.progress, self.stats.instructions);
+        let mut polls = 0;
         loop {
             let mut round = Round::default();
             for w in 0..self.warps.len() {
@@ -95,14 +131,19 @@ impl Group {
                 let w = self.warps.iter().position(|w| w.alive != 0).unwrap_or(0);
                 return Err(self.fault(env, w, *trouble(None, FaultKind::InstructionLimit(limit))));
             }
-            if self.flight.progress != seen {
-                (quiet, polls, seen) = (0, 0, self.flight.progress);
+            if self.flight.progress != self.watch.seen {
+                self.watch.quiet = 0;
+                self.watch.seen = self.flight.progress;
+                polls = 0;
             }
             if matches!(env.completion, Completion::Random(_)) && self.flight.next_random() & 3 == 0
             {
                 self.complete(env)?;
             }
             if round.ran {
+                if self.stats.instructions - first > TURN {
+                    return Ok(Advance::Going);
+                }
                 continue;
             }
             if !round.alive {
@@ -110,25 +151,44 @@ impl Group {
                 while self.complete(env)? {}
                 self.check_end(env)
                     .map_err(|(w, t)| self.fault(env, w, *t))?;
-                return Ok(self.stats);
+                return Ok(Advance::Done(self.stats));
             }
             if self.complete(env)? {
                 continue;
             }
-            if round.polled {
+            let moved = self.flight.progress != begun;
+            if round.polled && !self.cycles() {
                 polls += 1;
                 if polls < POLLS {
-                    if polls % 64 == 0 {
-                        std::thread::yield_now();
-                    }
                     continue;
                 }
+                return Ok(Advance::Waits {
+                    moved,
+                    stuck: false,
+                });
             }
-            quiet += 1;
-            if quiet > TIME_OUTS || !self.time_out(env) {
-                return Err(self.deadlock(env));
+            self.watch.quiet += 1;
+            if self.watch.quiet <= TIME_OUTS && self.time_out(env) {
+                continue;
             }
+            if round.polled {
+                return Ok(Advance::Waits { moved, stuck: true });
+            }
+            // Nobody outside can wake them.
+            return Err(SimError::Deadlock(Box::new(Deadlock {
+                kernel: env.kernel.name.clone(),
+                waits: self.waits(env),
+                not_started: 0,
+            })));
         }
+    }
+
+    /// Whether no warp that can run does anything but poll for ever.
+    fn cycles(&self) -> bool {
+        let runs = |w: &crate::exec::state::Warp| w.frags.iter().any(|f| f.wait == Wait::Ready);
+        self.warps
+            .iter()
+            .all(|w| w.alive == 0 || !runs(w) || w.cycles())
     }
 
     /// Gives one warp its turn.
@@ -142,7 +202,10 @@ impl Group {
         let stop = self.core(env, w).run(SLICE)?;
         self.trace_turn_over(env);
         match stop {
-            Stop::Poll => round.polled = true,
+            Stop::Poll => {
+                round.polled = true;
+                self.warps[w].polled(self.flight.progress);
+            }
             Stop::Slice | Stop::Done => round.ran = true,
             Stop::Blocked => round.ran |= self.stats.instructions != before,
         }
@@ -200,7 +263,8 @@ impl Group {
         }))
     }
 
-    fn deadlock(&mut self, env: &Env<'_>) -> SimError {
+    /// What every warp waits for.
+    pub fn waits(&self, env: &Env<'_>) -> Vec<BlockedWarp> {
         let mut waits = Vec::new();
         for w in 0..self.warps.len() {
             for f in 0..self.warps[w].frags.len() {
@@ -211,6 +275,7 @@ impl Group {
                 let reason = self.reason(frag.wait, self.warps[w].cta);
                 let line = env.kernel.lines.get(frag.pc as usize).copied().unwrap_or(0);
                 waits.push(BlockedWarp {
+                    device: env.device,
                     block: self.ctas[self.warps[w].cta].block,
                     warp: self.warps[w].index,
                     lanes: frag.mask,
@@ -220,13 +285,10 @@ impl Group {
                 });
             }
         }
-        SimError::Deadlock(Box::new(Deadlock {
-            kernel: env.kernel.name.clone(),
-            waits,
-        }))
+        waits
     }
 
-    fn reason(&mut self, wait: Wait, cta: usize) -> String {
+    fn reason(&self, wait: Wait, cta: usize) -> String {
         match wait {
             Wait::Ready | Wait::Dead => "polls without end".into(),
             Wait::Bar { id, .. } => {
@@ -261,6 +323,12 @@ impl Group {
                     "waits for the mbarrier at shared address {address:#x} (offset {}) to complete its phase of parity {}{now}",
                     offset - SHARED_START,
                     u8::from(parity)
+                )
+            }
+            Wait::Registers { count } => {
+                format!(
+                    "waits for {count} registers a thread; the block has {} free",
+                    self.ctas[cta].free_registers
                 )
             }
             Wait::Cluster { .. } => {

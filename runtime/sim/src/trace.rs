@@ -102,6 +102,8 @@ pub enum TraceWait {
     Warpgroup,
     /// `wgmma.wait_group`.
     WgmmaGroups,
+    /// `setmaxnreg.inc`.
+    Registers,
 }
 
 /// Where threads meet.
@@ -336,6 +338,7 @@ fn trace_wait(wait: Wait, block: u32) -> Option<TraceWait> {
         Wait::Members { .. } => TraceWait::Lanes,
         Wait::Warpgroup => TraceWait::Warpgroup,
         Wait::WgmmaGroups => TraceWait::WgmmaGroups,
+        Wait::Registers { .. } => TraceWait::Registers,
     })
 }
 

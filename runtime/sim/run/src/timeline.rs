@@ -215,6 +215,7 @@ fn describe(event: &TraceEvent) -> (String, Value) {
                 TraceWait::Lanes => "lanes of the warp".into(),
                 TraceWait::Warpgroup => "the warpgroup".into(),
                 TraceWait::WgmmaGroups => "wgmma groups".into(),
+                TraceWait::Registers => "registers".into(),
             };
             let of = match wait {
                 TraceWait::At(TracePoint::Mbarrier { block, .. }) => json!({ "rank": block }),

@@ -1,7 +1,7 @@
 //! Hooks of loads, stores, atomics, barriers and fences.
 
 use super::Checker;
-use super::clock::Edge;
+use super::clock::{Edge, scope_of};
 use super::global::Told;
 use super::know::{Reader, abroad};
 use super::report::{Place, Race, Rule, finding};
@@ -272,13 +272,7 @@ impl Checker {
             _ => return,
         };
         for t in told {
-            let needed = if t.cluster != self.cluster {
-                Scope::Gpu
-            } else if t.rank != self.rank(warp) {
-                Scope::Cluster
-            } else {
-                Scope::Cta
-            };
+            let needed = scope_of((t.cluster, t.rank), (self.cluster, self.rank(warp)));
             if t.scope < needed || scope < needed {
                 continue;
             }

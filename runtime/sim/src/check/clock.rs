@@ -13,6 +13,36 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::isa::Scope;
+
+/// The device stands above the number of a cluster, so that clusters of
+/// devices that run together differ.
+const DEVICE_SHIFT: u32 = 48;
+
+/// A cluster among all that run together.
+pub fn cluster_of(device: usize, cluster: u64) -> u64 {
+    (device as u64) << DEVICE_SHIFT | cluster
+}
+
+/// Device and number of a cluster.
+pub fn device_of(cluster: u64) -> (usize, u64) {
+    let device = (cluster >> DEVICE_SHIFT) as usize;
+    (device, cluster & ((1 << DEVICE_SHIFT) - 1))
+}
+
+/// The least scope that takes in two threads, by their clusters and ranks.
+pub fn scope_of(a: (u64, u8), b: (u64, u8)) -> Scope {
+    if device_of(a.0).0 != device_of(b.0).0 {
+        Scope::Sys
+    } else if a.0 != b.0 {
+        Scope::Gpu
+    } else if a.1 != b.1 {
+        Scope::Cluster
+    } else {
+        Scope::Cta
+    }
+}
+
 /// Where the slots of a cluster's threads and engines begin. Slots of
 /// mbarriers follow, as they are initialised.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

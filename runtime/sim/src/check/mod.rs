@@ -99,7 +99,7 @@ impl Checker {
     pub fn reset(&mut self, env: &Env<'_>, cluster: u64) {
         let ctas: u32 = env.cluster.iter().product();
         self.warps_per_cta = env.threads().div_ceil(32);
-        self.cluster = cluster;
+        self.cluster = clock::cluster_of(env.device, cluster);
         self.slots = Slots {
             warps: ctas * self.warps_per_cta,
         };

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::Checker;
-use super::clock::Owner;
+use super::clock::{Owner, device_of};
 use super::shadow::{Conflict, IN_FLIGHT, Stamp};
 use crate::error::{FaultKind, Trouble, trouble};
 use crate::exec::state::Env;
@@ -125,8 +125,12 @@ impl Checker {
 
     fn warp(&self, env: &Env<'_>, stamp: &Stamp, warp: u32) -> String {
         let per_cta = self.warps_per_cta.max(1);
-        let block = env.block_of(stamp.cluster, warp / per_cta);
-        let block = format!("block ({}, {}, {})", block[0], block[1], block[2]);
+        let (device, cluster) = device_of(stamp.cluster);
+        let block = env.block_of(cluster, warp / per_cta);
+        let mut block = format!("block ({}, {}, {})", block[0], block[1], block[2]);
+        if device != env.device {
+            block = format!("{block} of device {device}");
+        }
         format!("warp {} of {block}", warp % per_cta)
     }
 
@@ -189,6 +193,9 @@ impl Checker {
             }
             Owner::CpAsync { .. } => {
                 "cp.async.wait_group or cp.async.mbarrier.arrive, and a barrier, are missing".into()
+            }
+            Owner::Threads { .. } if device_of(old.cluster).0 != device_of(new.cluster).0 => {
+                "no release and acquire of sys scope orders the two devices".into()
             }
             Owner::Threads { .. } if old.cluster != new.cluster => {
                 "no release and acquire of gpu scope orders the two clusters".into()

@@ -11,7 +11,7 @@
 
 use smallvec::SmallVec;
 
-use super::clock::{Clock, View};
+use super::clock::{Clock, View, scope_of};
 use super::know::Reader;
 use crate::isa::Scope;
 
@@ -109,13 +109,7 @@ impl Stamp {
         let (Some(a), Some(b)) = (self.strong, other.strong) else {
             return false;
         };
-        let needed = if self.cluster != other.cluster {
-            Scope::Gpu
-        } else if self.rank != other.rank {
-            Scope::Cluster
-        } else {
-            Scope::Cta
-        };
+        let needed = scope_of((self.cluster, self.rank), (other.cluster, other.rank));
         a >= needed && b >= needed
     }
 }

@@ -209,6 +209,8 @@ impl<'a> Decoder<'a> {
                 Directive::MaxNtid(v) => {
                     self.kernel.max_threads = Some(v.iter().map(|&x| u64::from(x)).product());
                 }
+                Directive::MaxNreg(n) => self.kernel.max_registers = Some(*n),
+                Directive::MinNctaPerSm(n) => self.kernel.min_blocks = Some(*n),
                 Directive::ReqNtid(v) => self.kernel.req_ntid = Some(triple(v)),
                 Directive::ReqNctaPerCluster(v) => self.kernel.req_cluster = Some(triple(v)),
                 _ => {}

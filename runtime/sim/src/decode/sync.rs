@@ -148,7 +148,10 @@ impl<'a> Decoder<'a> {
                         "{n} registers: a multiple of 8 from 24 to 256 is needed"
                     ));
                 }
-                Op::Setmaxnreg
+                Op::Setmaxnreg {
+                    inc: inst.has(Mod::Inc),
+                    count: n as u32,
+                }
             }
             MbarrierInit | MbarrierInval | MbarrierExpectTx | MbarrierCompleteTx
             | MbarrierArrive | MbarrierArriveDrop | MbarrierTestWait | MbarrierTryWait

@@ -33,18 +33,23 @@ impl<'a> Core<'a> {
             };
             self.check_access(access, &addrs, mask, 0)?;
         }
-        self.flight.progress += 1;
         for (e, &b) in a.b.iter().enumerate() {
             let b = self.w.regs.get_wide(consts, b);
             let c =
                 a.c.map(|c| self.w.regs.get_wide(consts, c))
                     .unwrap_or([0; 32]);
             let mut old = [0; 32];
+            let mut changed = false;
             for l in lanes(mask) {
                 let l = l as usize;
                 let place = places[l].add(e * size as usize);
                 old[l] = self.update(place, a.op, a.ty, b[l], c[l])?;
+                // Float additions are compared by their bits, too.
+                let new = compute(a.op, a.ty, old[l], b[l], c[l]);
+                changed |= truncated(new, a.ty) != old[l];
             }
+            // What changes nothing wakes nobody.
+            self.flight.progress += u64::from(changed);
             if let Some(dst) = &a.dst {
                 self.w.regs.put_wide(dst[e], &old, mask);
             }

@@ -152,6 +152,7 @@ impl<'a> Core<'a> {
             let same = self.unchanged(st, &reach, &at, mask, consts);
             self.check_access(st.access(), &addrs, mask, same)?;
         }
+        self.flight.progress += 1;
         if st.order.strong() {
             fence(Release);
         }

@@ -21,7 +21,9 @@ mod matrix;
 pub mod mem;
 pub mod mma;
 pub mod reach;
+pub mod registers;
 pub mod special;
+pub mod spin;
 pub mod state;
 pub mod sync;
 pub mod warp_ops;
@@ -75,7 +77,11 @@ impl Core<'_> {
             };
             self.count(left, &mut counted);
             match stop? {
-                Some(stop) => return Ok(stop),
+                Some(stop) => {
+                    // A fragment that polls must not keep its siblings from what it polls for.
+                    self.w.turn = if f + 1 < self.w.frags.len() { f + 1 } else { 0 };
+                    return Ok(stop);
+                }
                 None if left == 0 => return Ok(Stop::Slice),
                 None => {}
             }
@@ -89,7 +95,17 @@ impl Core<'_> {
 
     /// A fragment that can run. Polls of mbarriers are tried here.
     fn pick(&mut self) -> Option<usize> {
-        (0..self.w.frags.len()).find(|&f| self.w.frags[f].wait == Wait::Ready || self.try_wake(f))
+        let count = self.w.frags.len();
+        let turn = self.w.turn;
+        (0..count)
+            .map(|i| {
+                if turn + i < count {
+                    turn + i
+                } else {
+                    turn + i - count
+                }
+            })
+            .find(|&f| self.w.frags[f].wait == Wait::Ready || self.try_wake(f))
     }
 
     /// Runs one fragment until it waits or ends (`None`), or the warp must
@@ -146,6 +162,11 @@ impl Core<'_> {
                     self.w.frags[f].pc = pc;
                     self.ld(ld, active, consts)?;
                     pc += 1;
+                    if ld.order.strong() && self.w.reads_flag(self.flight.progress) {
+                        self.w.frags[f].pc = pc;
+                        self.w.frags[f].mask = mask;
+                        return Ok(Some(Stop::Poll));
+                    }
                 }
                 Op::St(st) => {
                     self.w.frags[f].pc = pc;
@@ -239,7 +260,14 @@ impl Core<'_> {
             } => {
                 return self.brx(f, *index, targets, *join, active, consts);
             }
-            Op::Atom(a) => self.atom(a, active, consts)?,
+            Op::Atom(a) => {
+                let before = self.flight.progress;
+                self.atom(a, active, consts)?;
+                // What changes nothing is a look at a flag, too.
+                if self.flight.progress == before && self.w.reads_flag(before) {
+                    return Ok(Next::Poll);
+                }
+            }
             Op::Cvta { space, to, d, a } => self.cvta(*space, *to, *d, *a, active, consts)?,
             Op::Isspacep { space, d, a } => self.isspacep(*space, *d, *a, active, consts),
             Op::Mapa {
@@ -275,7 +303,9 @@ impl Core<'_> {
                 std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
                 self.check_fence(*kind, active);
             }
-            Op::Setmaxnreg => {}
+            Op::Setmaxnreg { inc, count } => {
+                return self.setmaxnreg(f, *inc, *count, active);
+            }
             Op::GridWait => self.w.early &= !active,
             Op::MbarInit { .. }
             | Op::MbarInval { .. }

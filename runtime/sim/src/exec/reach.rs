@@ -248,7 +248,7 @@ impl<'a> Core<'a> {
         let shared = |addr: u64, base: u64| {
             let window = addr & !OFFSET;
             let at = self.cta_of(addr);
-            let cta = self.ctas.get(at)?;
+            let cta = self.ctas.get(at).filter(|_| !self.has_exited(at))?;
             let region = Region {
                 start: base + window + u64::from(SHARED_START),
                 size: u64::from(cta.shared_len - SHARED_START),
@@ -288,7 +288,8 @@ impl<'a> Core<'a> {
             Space::Shared => {
                 let cta = self.cta_of(addr);
                 let at = (addr & OFFSET) as u32;
-                self.ctas.get(cta)?.has_shared(at, len).then_some(Place {
+                let there = self.ctas.get(cta)?.has_shared(at, len);
+                (there && !self.has_exited(cta)).then_some(Place {
                     home: Home::Shared(cta),
                     at: at as usize,
                 })
@@ -339,6 +340,12 @@ impl<'a> Core<'a> {
         }
     }
 
+    /// Whether a CTA is another one of the cluster, and has no memory any more.
+    #[inline(always)]
+    fn has_exited(&self, cta: usize) -> bool {
+        cta != self.w.cta && self.ctas[cta].warps_alive == 0
+    }
+
     fn misaligned(&self, space: Space, addrs: &Row64, mask: u32, align: u64) -> Box<Trouble> {
         let lane = (0..32u32)
             .find(|&l| mask >> l & 1 != 0 && addrs[l as usize] & (align - 1) != 0)
@@ -355,6 +362,18 @@ impl<'a> Core<'a> {
     }
 
     pub fn out_of_bounds(&self, space: Space, address: u64, bytes: u64, lane: u32) -> Box<Trouble> {
+        let shared = match space {
+            Space::Shared => Some(address),
+            Space::Generic if address >> 40 == SHARED_BASE >> 40 => Some(address - SHARED_BASE),
+            _ => None,
+        };
+        if let Some(cta) = shared.map(|a| self.cta_of(a))
+            && cta < self.ctas.len()
+            && self.has_exited(cta)
+        {
+            let block = self.ctas[cta].block;
+            return trouble(Some(lane), FaultKind::Exited { address, block });
+        }
         let hint = match space {
             Space::Global => self.env.table.describe(address),
             Space::Generic if address >= GLOBAL_BASE => self.env.table.describe(address),

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use super::alu::Regs;
 use super::copy::AsyncOp;
 use super::mma;
+use super::spin::Spin;
 use super::wgmma::{PendingMma, Scratch};
 use crate::check::{Checker, LaunchCheck};
 use crate::isa::{BarRed, Kernel, P, R};
@@ -30,6 +31,10 @@ pub struct Env<'a> {
     pub dynamic_smem: u32,
     pub completion: Completion,
     pub sms: u32,
+    /// Registers of a thread when its block starts.
+    pub registers: u32,
+    /// The device among those that run together.
+    pub device: usize,
     /// The launch may overlap with the ones before it.
     pub programmatic: bool,
     /// `%globaltimer` when the launch begins.
@@ -97,6 +102,10 @@ pub enum Wait {
     Warpgroup,
     /// `wgmma.wait_group` with products in flight.
     WgmmaGroups,
+    /// `setmaxnreg.inc` until the block's pool has enough.
+    Registers {
+        count: u32,
+    },
 }
 
 /// Lanes with one program counter.
@@ -127,6 +136,11 @@ pub struct Warp {
     free_joins: Vec<u32>,
     /// The fragment that runs, for error messages.
     pub current: usize,
+    /// The fragment that is asked first: after a poll, the next one.
+    pub turn: usize,
+    pub spin: Spin,
+    /// Registers of a thread (`setmaxnreg`).
+    pub registers: u32,
     pub alive: u32,
     /// Lanes that have yet to wait for earlier launches.
     pub early: u32,
@@ -194,6 +208,8 @@ impl Warp {
         self.joins.clear();
         self.free_joins.clear();
         self.current = 0;
+        self.turn = 0;
+        self.spin = Spin::default();
         self.cta = cta;
         self.index = index;
         let first = index * 32;
@@ -254,6 +270,8 @@ pub struct Cta {
     pub barriers: [Barrier; BARRIERS],
     /// Warps that have not ended.
     pub warps_alive: u32,
+    /// Registers that warps have given back (`setmaxnreg`).
+    pub free_registers: u32,
 }
 
 impl Cta {
@@ -317,6 +335,15 @@ pub struct Counters {
     pub bulk_bytes: u64,
 }
 
+impl Counters {
+    pub fn add(&mut self, more: Counters) {
+        self.instructions += more.instructions;
+        self.wgmma += more.wgmma;
+        self.wgmma_macs += more.wgmma_macs;
+        self.bulk_bytes += more.bulk_bytes;
+    }
+}
+
 /// Work in flight of a group.
 #[derive(Debug, Default)]
 pub struct Flight {
@@ -347,6 +374,7 @@ pub struct Group {
     pub flight: Flight,
     pub cluster: ClusterBarrier,
     pub stats: Counters,
+    pub watch: crate::schedule::Watch,
     pub scratch: Scratch,
     pub mma: mma::Scratch,
     pub check: Option<Box<Checker>>,

@@ -16,6 +16,7 @@ impl Core<'_> {
         let frag = self.w.frags[f];
         match frag.wait {
             Wait::Ready => true,
+            Wait::Registers { count } => self.take_registers(f, count),
             Wait::Dead | Wait::Warpgroup | Wait::WgmmaGroups | Wait::Members { .. } => false,
             Wait::Bar {
                 id,
@@ -84,7 +85,7 @@ impl Core<'_> {
         }
     }
 
-    fn resume(&mut self, f: usize) {
+    pub(super) fn resume(&mut self, f: usize) {
         self.trace_wake(f);
         self.w.frags[f].wait = Wait::Ready;
         self.w.frags[f].pc += 1;

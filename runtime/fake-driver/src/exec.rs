@@ -228,8 +228,11 @@ fn code_of(err: &SimError) -> Option<CUresult> {
             FaultKind::Trap | FaultKind::Divergent { .. } | FaultKind::Mbarrier { .. } => {
                 Some(codes::LAUNCH_FAILED)
             }
-            // Hardware would let this race with the launch before; here it is to be seen.
-            FaultKind::EarlyAccess { .. } | FaultKind::NoGridWait => Some(codes::LAUNCH_FAILED),
+            FaultKind::Exited { .. } => Some(codes::LAUNCH_FAILED),
+            // Hardware would let these race; here that is to be seen.
+            FaultKind::EarlyAccess { .. } | FaultKind::NoGridWait | FaultKind::Race(_) => {
+                Some(codes::LAUNCH_FAILED)
+            }
         },
         _ => Some(codes::LAUNCH_FAILED),
     }

@@ -191,7 +191,8 @@ impl Cell {
                 continue;
             }
             // Lanes of one store to one place: one of them wins.
-            if old.pc == new.pc && old.count == new.count && old.slot == new.slot && old.writes {
+            let one = old.cluster == new.cluster && old.slot == new.slot;
+            if one && old.pc == new.pc && old.count == new.count && old.writes {
                 continue;
             }
             if old.morally_strong(&new) {

@@ -167,6 +167,13 @@ fn a_pipeline_of_bulk_copies() {
                 "fence.proxy.async",
             ),
             bug(
+                "the proxy fence is for the other space",
+                "fence.proxy.async.shared::cta;",
+                "fence.proxy.async.global;",
+                Rule::ProxyFence,
+                "fence.proxy.async",
+            ),
+            bug(
                 "the proxy fence comes too late",
                 "fence.proxy.async.shared::cta;\n    bar.sync 1;",
                 "bar.sync 1;\n    @!%p1 fence.proxy.async.shared::cta;\n@%p1 bra DONE; add.u32 %r6, %r6, 1; st.shared.b32 [%r1], %r6;",
@@ -447,7 +454,8 @@ const CLUSTER: &str = r"
     st.shared::cluster.b32 [%r7], %r2;
     barrier.cluster.arrive.release.aligned;
     barrier.cluster.wait.acquire.aligned;
-    ld.shared.b32 %r9, [%r8];
+    ld.shared::cluster.b32 %r9, [%r7]; ld.shared.b32 %r11, [%r8]; add.u32 %r9, %r9, %r11;
+    barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;
     mad.lo.u32 %r10, %r3, 32, %r2; mul.wide.u32 %rd3, %r10, 4; add.s64 %rd4, %rd2, %rd3;
     st.global.b32 [%rd4], %r9;
     ret;";
@@ -460,6 +468,7 @@ fn blocks_of_a_cluster() {
         ..LaunchConfig::new(2, 32)
     };
     let both = "barrier.cluster.arrive.release.aligned;\n    barrier.cluster.wait.acquire.aligned;";
+    let last = "add.u32 %r9, %r9, %r11;\n    barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;";
     each(
         POINTERS,
         CLUSTER,
@@ -472,6 +481,13 @@ fn blocks_of_a_cluster() {
                 both,
                 "bar.sync 0;",
                 Rule::Race,
+                "barrier.cluster",
+            ),
+            bug(
+                "the block ends while its neighbour reads",
+                last,
+                "add.u32 %r9, %r9, %r11;",
+                Rule::EndsEarly,
                 "barrier.cluster",
             ),
             bug(
@@ -598,6 +614,13 @@ fn tensor_cores() {
                 "wgmma.fence.sync.aligned; mov.f32 %f1, 0f00000000;",
                 Rule::WgmmaFence,
                 "wgmma.fence is missing",
+            ),
+            bug(
+                "accumulators that nothing has written",
+                "mov.f32 %f1, 0f00000000; mov.f32 %f2, %f1; mov.f32 %f3, %f1; mov.f32 %f4, %f1;",
+                "",
+                Rule::Uninitialised,
+                "scale-d",
             ),
             bug(
                 "no commit",

@@ -44,6 +44,7 @@ impl Checker {
             writes: false,
             proxied: false,
             silent: false,
+            global: false,
             rank: (warp as u32 / self.warps_per_cta.max(1)) as u8,
             strong: None,
         }
@@ -201,6 +202,7 @@ impl Core<'_> {
                 lanes: 1 << l,
                 bytes: bits,
                 silent: same >> l & 1 != 0,
+                global: memory == Memory::Global,
                 ..base
             };
             if let Some((m, c, s)) = run.replace((memory, cell, next)) {
@@ -343,7 +345,9 @@ impl Core<'_> {
         let know = &mut ck.know[warp];
         match kind {
             FenceKind::Thread(scope) => know.fence(active, scope),
-            FenceKind::ProxyAsync => know.proxy_fence(active),
+            FenceKind::ProxyAsync { shared, global } => {
+                know.proxy_fence(active, [shared, global]);
+            }
             FenceKind::MbarrierInit => {
                 for m in ck.mbars.iter_mut().filter(|m| m.live) {
                     let (slot, lane, tick) = m.init;
@@ -480,7 +484,7 @@ impl Core<'_> {
             let own = slot == know.slot && p.lanes & lanes == 1 << lane;
             let view = &p.know.edge.view;
             known &= own || view.happened.covers(slot, 1 << lane, tick);
-            fenced |= view.fenced.covers(slot, 1 << lane, tick);
+            fenced |= view.fenced[0].covers(slot, 1 << lane, tick);
         }
         // Remote arrivals find it through the cluster's release and acquire.
         let missing = if !known {
@@ -525,13 +529,19 @@ impl Core<'_> {
             // makes no edge; without one, remote arrivals are taken to reach it.
             let remote = cta as usize != self.w.cta;
             let narrow = remote && scope == Some(Scope::Cta);
+            if !release || narrow {
+                continue;
+            }
+            // Lanes beyond those that complete the phase count in the next.
+            let object = self.mbarrier_at(cta, at as u32);
+            let room = object.map_or(32, |b| b.pending.max(1));
+            let now = lanes(same).take(room as usize).fold(0, |m, l| m | 1 << l);
             if let Some(ck) = self.check.as_deref_mut()
-                && release
-                && !narrow
+                && let Some(m) = ck.mbars.find_mut(cta, at as u32)
             {
-                let edge = ck.know[warp].release(same);
-                if let Some(m) = ck.mbars.find_mut(cta, at as u32) {
-                    m.arrive(&edge);
+                m.arrive(&ck.know[warp].release(now));
+                if now != same {
+                    m.arrive_late(&ck.know[warp].release(same & !now));
                 }
             }
         }

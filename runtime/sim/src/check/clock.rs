@@ -177,18 +177,20 @@ impl Clock {
     }
 }
 
-/// A clock, and the part of it that a proxy fence has passed on to the
-/// asynchronous proxy.
+/// A clock, and the parts of it that proxy fences have passed on to the
+/// asynchronous proxy: for shared memory, and for global memory.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
     pub happened: Clock,
-    pub fenced: Clock,
+    pub fenced: [Clock; 2],
 }
 
 impl View {
     pub fn join(&mut self, other: &View) {
         self.happened.join(&other.happened);
-        self.fenced.join(&other.fenced);
+        for (a, b) in self.fenced.iter_mut().zip(&other.fenced) {
+            a.join(b);
+        }
     }
 }
 
@@ -210,7 +212,7 @@ impl Edge {
 
     pub fn clear(&mut self) {
         self.view.happened.clear();
-        self.view.fenced.clear();
+        self.view.fenced.iter_mut().for_each(Clock::clear);
         self.far = None;
     }
 }

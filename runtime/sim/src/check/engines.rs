@@ -60,6 +60,7 @@ impl Core<'_> {
         let mut stamp = ck.thread_stamp(warp, pc);
         stamp.lanes = 1 << lane;
         stamp.writes = range.writes;
+        stamp.global = memory == Memory::Global;
         stamp.proxied = !matches!(engine, Engine::CpAsync);
         let id = warp as u32;
         match engine {
@@ -240,7 +241,48 @@ impl Core<'_> {
         }
     }
 
-    /// Lanes end, with `alive` others of the block's warps after them.
+    /// The last warp of a block has ended: all that other blocks of the cluster
+    /// did to its shared memory must be over.
+    pub fn check_block_end(&mut self) -> Exec<()> {
+        let rank = self.w.cta;
+        let Some(ck) = self.check.as_deref_mut() else {
+            return Ok(());
+        };
+        if ck.shared.len() < 2 {
+            return Ok(());
+        }
+        let per_cta = ck.warps_per_cta as usize;
+        let own = &ck.know[rank * per_cta..(rank + 1) * per_cta];
+        let run = ck.run;
+        let left = ck.shared[rank].iter_mut().enumerate().find_map(|(i, c)| {
+            let stamps = c.of_run(run).of_others(rank as u8);
+            let open = stamps.into_iter().find(|s| {
+                let mut parts = own.iter().flat_map(|w| &w.parts);
+                !parts.any(|p| {
+                    let clock = &p.know.edge.view.happened;
+                    clock.covers(s.slot, s.lanes, s.count)
+                })
+            });
+            open.map(|s| (i, s))
+        });
+        let Some((cell, stamp)) = left else {
+            return Ok(());
+        };
+        let race = Race {
+            rule: Rule::EndsEarly,
+            place: Some(Place {
+                space: "shared",
+                address: CELL * cell as u64 + u64::from(stamp.bytes.trailing_zeros()),
+                bytes: stamp.bytes.count_ones(),
+            }),
+            does: "belongs to a block that ends".into(),
+            other: Some(ck.other(self.env, stamp.pc, ck.who(self.env, &stamp))),
+            missing: "another block of the cluster may still be at it: barrier.cluster is missing before the end".into(),
+        };
+        Err(finding(None, None, race))
+    }
+
+    /// Lanes end.
     pub fn check_exit(&mut self, active: u32) -> Exec<()> {
         let warp = self.warp_id();
         let Some(ck) = self.check.as_deref_mut() else {
@@ -279,6 +321,7 @@ impl Group {
         base: usize,
         pc: u32,
         group: u32,
+        adds: bool,
         units: Units<'_>,
     ) -> Exec<()> {
         let cta = self.warps[base].cta as u32;
@@ -290,7 +333,7 @@ impl Group {
             MatrixA::Descriptor(_) => &[],
         };
         for w in base..base + 4 {
-            if let Err(m) = ck.registers[w].product(&inst.d, a, pc, group) {
+            if let Err(m) = ck.registers[w].product(&inst.d, a, adds, pc, group) {
                 return Err(ck.misuse(env, m, pc));
             }
         }
@@ -418,6 +461,12 @@ impl Checker {
                 "registers are used by wgmma",
                 Some(self.other(env, at, "one was written".into())),
                 "wgmma.fence is missing in between",
+            ),
+            Misuse::Unwritten => (
+                Rule::Uninitialised,
+                "registers are read by wgmma",
+                None,
+                "nothing has written them: zero the accumulators, or let scale-d be false",
             ),
             Misuse::InFlight { pc: at, written } => (
                 Rule::WgmmaInFlight,

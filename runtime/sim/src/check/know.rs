@@ -129,13 +129,15 @@ impl WarpKnow {
     }
 
     /// `fence.proxy.async`: what the lanes know and did may be read by the
-    /// asynchronous proxy.
-    pub fn proxy_fence(&mut self, lanes: u32) {
+    /// asynchronous proxy, in shared or in global memory or in both.
+    pub fn proxy_fence(&mut self, lanes: u32, spaces: [bool; 2]) {
         let (slot, tick) = (self.slot, self.tick);
         for p in self.inside(lanes) {
             let View { happened, fenced } = &mut p.know.edge.view;
-            fenced.join(happened);
-            fenced.raise(slot, p.lanes, tick);
+            for (clock, _) in fenced.iter_mut().zip(spaces).filter(|(_, s)| *s) {
+                clock.join(happened);
+                clock.raise(slot, p.lanes, tick);
+            }
         }
         self.tick += 1;
     }
@@ -274,9 +276,10 @@ mod tests {
         let edge = a.release(1);
         assert_eq!(a.tick, 2);
         assert!(edge.view.happened.covers(0, 1, 1) && !edge.view.happened.covers(0, 1, 2));
-        assert!(!edge.view.fenced.covers(0, 1, 1));
-        a.proxy_fence(u32::MAX);
-        assert!(a.release(1).view.fenced.covers(0, u32::MAX, 2));
+        assert!(!edge.view.fenced[0].covers(0, 1, 1));
+        a.proxy_fence(u32::MAX, [true, false]);
+        let fenced = a.release(1).view.fenced;
+        assert!(fenced[0].covers(0, u32::MAX, 2) && !fenced[1].covers(0, 1, 2));
     }
 
     #[test]

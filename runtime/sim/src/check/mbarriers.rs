@@ -17,6 +17,8 @@ pub struct Mbar {
     pub phases: u32,
     /// Arrivals of the current phase.
     pending: Edge,
+    /// Arrivals of an instruction that come after those that complete it.
+    late: Edge,
     /// Arrivals of the completed ones.
     pub done: Edge,
     pub live: bool,
@@ -36,10 +38,15 @@ impl Mbar {
         self.pending.join(edge);
     }
 
+    /// An arrival that will count in the next phase.
+    pub fn arrive_late(&mut self, edge: &Edge) {
+        self.late.join(edge);
+    }
+
     pub fn phase_completed(&mut self) {
         self.phases += 1;
         self.done.join(&self.pending);
-        self.pending.clear();
+        self.pending = std::mem::take(&mut self.late);
     }
 }
 
@@ -74,6 +81,7 @@ impl Mbars {
             slot: self.first_slot + self.list.len() as u32,
             phases: 0,
             pending: Edge::default(),
+            late: Edge::default(),
             done: Edge::default(),
             live: true,
             init_pc: pc,

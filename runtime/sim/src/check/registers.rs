@@ -19,10 +19,14 @@ pub struct Touch {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Row {
+    /// Nothing has written it.
     #[default]
+    Unwritten,
     Quiet,
     /// Written here, with no fence since.
-    Dirty { pc: u32 },
+    Dirty {
+        pc: u32,
+    },
     /// In use by a wgmma of a group.
     Busy {
         pc: u32,
@@ -47,12 +51,14 @@ pub enum Misuse {
     NoFence { pc: Option<u32> },
     /// Used while the product at `pc` is in flight.
     InFlight { pc: u32, written: bool },
+    /// Nothing has written it.
+    Unwritten,
 }
 
 impl Registers {
     pub fn reset(&mut self, rows: usize) {
         self.rows.clear();
-        self.rows.resize(rows, Row::Quiet);
+        self.rows.resize(rows, Row::Unwritten);
         (self.fenced, self.any) = (false, false);
     }
 
@@ -91,8 +97,15 @@ impl Registers {
         }
     }
 
-    /// `wgmma.mma_async` of a group.
-    pub fn product(&mut self, d: &[R], a: &[R], pc: u32, group: u32) -> Result<(), Misuse> {
+    /// `wgmma.mma_async` of a group; `adds` says that it reads its accumulators.
+    pub fn product(
+        &mut self,
+        d: &[R],
+        a: &[R],
+        adds: bool,
+        pc: u32,
+        group: u32,
+    ) -> Result<(), Misuse> {
         if !self.fenced {
             return Err(Misuse::NoFence { pc: None });
         }
@@ -103,6 +116,7 @@ impl Registers {
         {
             let row = &mut self.rows[usize::from(r)];
             match *row {
+                Row::Unwritten if adds || !accumulator => return Err(Misuse::Unwritten),
                 Row::Dirty { pc } => return Err(Misuse::NoFence { pc: Some(pc) }),
                 // Products that accumulate into the same registers follow each
                 // other; an accumulator in flight is no operand yet.
@@ -156,15 +170,23 @@ mod tests {
     fn fences_and_waits_are_needed() {
         let mut r = Registers::default();
         r.reset(8);
-        let none = r.product(&[1, 2], &[3], 5, 0);
+        let none = r.product(&[1, 2], &[3], false, 5, 0);
         assert_eq!(none, Err(Misuse::NoFence { pc: None }));
         r.fence();
+        let nothing = Registers {
+            rows: r.rows.clone(),
+            ..r
+        }
+        .product(&[1, 2], &[], true, 5, 0);
+        assert_eq!(nothing, Err(Misuse::Unwritten));
+        r.touch(&touch(&[], &[3]), 4).expect("nothing in flight");
+        r.fence();
         r.touch(&touch(&[], &[2]), 6).expect("nothing in flight");
-        let dirty = r.product(&[1, 2], &[3], 7, 0);
+        let dirty = r.product(&[1, 2], &[3], false, 7, 0);
         assert_eq!(dirty, Err(Misuse::NoFence { pc: Some(6) }));
         r.fence();
-        r.product(&[1, 2], &[3], 7, 0).expect("fenced");
-        r.product(&[1, 2], &[3], 8, 1)
+        r.product(&[1, 2], &[3], false, 7, 0).expect("fenced");
+        r.product(&[1, 2], &[3], true, 8, 1)
             .expect("the same accumulators");
         let early = r.touch(&touch(&[1], &[]), 9);
         let busy = |written| Err(Misuse::InFlight { pc: 8, written });

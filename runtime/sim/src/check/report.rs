@@ -135,7 +135,7 @@ impl Checker {
     }
 
     /// Who made an access.
-    fn who(&self, env: &Env<'_>, s: &Stamp) -> String {
+    pub(super) fn who(&self, env: &Env<'_>, s: &Stamp) -> String {
         let does = if s.writes { "written" } else { "read" };
         let atomically = if s.strong.is_some() {
             " (strongly)"

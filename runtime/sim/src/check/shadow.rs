@@ -11,7 +11,7 @@
 
 use smallvec::SmallVec;
 
-use super::clock::{Clock, View, scope_of};
+use super::clock::scope_of;
 use super::know::Reader;
 use crate::isa::Scope;
 
@@ -40,6 +40,8 @@ pub struct Stamp {
     pub writes: bool,
     /// It goes through the asynchronous proxy.
     pub proxied: bool,
+    /// In global memory, not in shared.
+    pub global: bool,
     /// A write of what the bytes held before.
     pub silent: bool,
     /// The CTA's rank in the cluster.
@@ -167,6 +169,12 @@ impl Cell {
         };
     }
 
+    /// Accesses by other CTAs of the cluster than this one.
+    pub fn of_others(&self, rank: u8) -> SmallVec<[Stamp; 3]> {
+        let others = self.stamps.iter().filter(|s| s.rank != rank);
+        others.copied().collect()
+    }
+
     pub fn written(&self) -> u16 {
         self.written
     }
@@ -274,8 +282,8 @@ fn ordered(old: &Stamp, new: &Stamp, reader: &Reader<'_>) -> bool {
 }
 
 fn fenced(old: &Stamp, new: &Stamp, reader: &Reader<'_>) -> bool {
-    let of: fn(&View) -> &Clock = |v| &v.fenced;
-    reader.knows(old, old.lanes_of(new.bytes), of)
+    let space = usize::from(new.global);
+    reader.knows(old, old.lanes_of(new.bytes), |v| &v.fenced[space])
 }
 
 #[cfg(test)]
@@ -295,6 +303,7 @@ mod tests {
             writes,
             proxied: false,
             silent: false,
+            global: false,
             rank: 0,
             strong: None,
         }
@@ -339,7 +348,7 @@ mod tests {
         load.pc = 9;
         let got = cell.access(load, &reader(&view, 0), false);
         assert_eq!(got, Err(Conflict::Unfenced(write)));
-        view.edge.view.fenced.raise(0, 1, 1);
+        view.edge.view.fenced[0].raise(0, 1, 1);
         assert_eq!(cell.access(load, &reader(&view, 0), false), Ok(()));
     }
 

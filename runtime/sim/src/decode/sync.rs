@@ -1,6 +1,6 @@
 //! Warp-wide instructions, barriers, fences, mbarriers and `wgmma`.
 
-use mcc_ptx::{Inst, Mod, Op as PtxOp, Operand, Type};
+use mcc_ptx::{Inst, Mod, Op as PtxOp, Operand, Space as PtxSpace, Type};
 
 use super::memory::{list, space_of};
 use super::operands::Frame;
@@ -429,7 +429,14 @@ fn fence(inst: &Inst) -> FenceKind {
         PtxOp::FenceMbarrierInit => FenceKind::MbarrierInit,
         PtxOp::MembarProxy | PtxOp::FenceProxy if inst.has(Mod::Alias) => FenceKind::ProxyAlias,
         PtxOp::FenceProxy if inst.has(Mod::TensormapGeneric) => FenceKind::ProxyTensormap,
-        PtxOp::MembarProxy | PtxOp::FenceProxy => FenceKind::ProxyAsync,
+        PtxOp::MembarProxy | PtxOp::FenceProxy => {
+            let space = inst.space(0);
+            let global = space == Some(PtxSpace::Global);
+            FenceKind::ProxyAsync {
+                shared: !global,
+                global: global || space.is_none(),
+            }
+        }
         _ => FenceKind::Thread(scope(inst).unwrap_or(Scope::Gpu)),
     }
 }

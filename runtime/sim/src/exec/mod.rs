@@ -196,6 +196,9 @@ impl Core<'_> {
                         self.check_exit(active)?;
                     }
                     self.exit(f, active);
+                    if CHECK && self.ctas[self.w.cta].warps_alive == 0 {
+                        self.check_block_end()?;
+                    }
                     mask = self.w.frags[f].mask;
                     if mask == 0 {
                         return Ok(if self.w.alive == 0 {

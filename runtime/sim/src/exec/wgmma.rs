@@ -151,7 +151,8 @@ impl Group {
         let mut pending = self.pending(kernel, inst, base, pcs[0])?;
         if self.check.is_some() {
             let mut units = |f: &mut dyn FnMut(u32)| operand_units(inst, &pending, f);
-            self.check_wgmma(env, inst, base, pcs[0], pending.group, &mut units)?;
+            let (group, adds) = (pending.group, pending.scale_d);
+            self.check_wgmma(env, inst, base, pcs[0], group, adds, &mut units)?;
         }
         pending.issued = self.trace_warpgroup(base, kernel.lines[pcs[0] as usize]);
         let now = match completion {

@@ -300,7 +300,11 @@ impl Order {
 pub enum FenceKind {
     /// `fence.acq_rel`, `fence.sc`, `membar`.
     Thread(Scope),
-    ProxyAsync,
+    /// `fence.proxy.async` for one or both of the spaces.
+    ProxyAsync {
+        shared: bool,
+        global: bool,
+    },
     ProxyAlias,
     ProxyTensormap,
     MbarrierInit,

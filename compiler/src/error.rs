@@ -8,6 +8,7 @@ use mcc_dsl::DslErrors;
 use mcc_passes::PassError;
 use mcc_passes::target::TargetError;
 use mcc_runtime::{RuntimeError, WeightError};
+use mcc_sim_run::InputError;
 
 /// An error of the command line.
 #[derive(Debug, thiserror::Error)]
@@ -124,17 +125,25 @@ pub enum Error {
         /// Of how many.
         all: usize,
     },
+    /// What was handed to `mcc sim` cannot be run.
+    #[error(transparent)]
+    Launch(#[from] InputError),
+    /// `mcc sim` ran the kernel and something was wrong; the report says what.
+    #[error("the kernel does not do what it should; see above")]
+    SimulatedKernel,
     /// An option that means nothing.
     #[error("{0}")]
     Usage(String),
 }
 
 impl Error {
-    /// What the command ends with: 2 when this machine lacks the device that was asked for, 1 for all else.
+    /// What the command ends with: 2 when this machine lacks the device that was asked for or `mcc sim` cannot run
+    /// what it was handed, 1 for all else.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Runtime(err) if err.is_environment() => 2,
+            Self::Launch(_) => 2,
             _ => 1,
         }
     }

@@ -8,6 +8,7 @@ mod eval;
 mod inspect;
 mod model;
 mod run;
+mod sim;
 
 use clap::{Parser, Subcommand};
 
@@ -35,6 +36,8 @@ enum Command {
     Bench(bench::Args),
     /// Tells what this machine has, what it lacks, what that costs and how to get it.
     Doctor(doctor::Args),
+    /// Runs a kernel of a PTX file on the simulated device, as a launch file says.
+    Sim(sim::Args),
 }
 
 /// Runs a command.
@@ -49,6 +52,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Sim(args) => sim::run(&args),
     }
 }
 

@@ -27,9 +27,9 @@ pub struct SimFlags {
     /// Reports races, missing fences and uses of what nothing has written.
     #[arg(long)]
     pub check: bool,
-    /// Completes asynchronous work at random times, drawn from this seed [default: as early as possible].
-    #[arg(long, conflicts_with = "seeds")]
-    pub seed: Option<u64>,
+    /// When asynchronous work takes effect: `early`, `late`, or at random times drawn from this number.
+    #[arg(long, conflicts_with = "seeds", default_value = "early", value_parser = schedule)]
+    pub seed: Completion,
     /// Runs so many schedules, the earliest, the latest and random ones, and compares their results.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub seeds: Option<u32>,
@@ -85,10 +85,9 @@ impl SimFlags {
     fn options(&self) -> Options {
         Options {
             check: self.check,
-            schedules: match (self.seeds, self.seed) {
-                (Some(n), _) => Schedules::Many(n),
-                (None, Some(seed)) => Schedules::One(Completion::Random(seed)),
-                (None, None) => Schedules::One(Completion::Early),
+            schedules: match self.seeds {
+                Some(n) => Schedules::Many(n),
+                None => Schedules::One(self.seed),
             },
             threads: self.threads,
             memory_limit: self.memory_limit,
@@ -106,6 +105,18 @@ impl SimFlags {
             },
             passed: report.passed(),
         }
+    }
+}
+
+/// `early`, `late`, or a seed.
+fn schedule(text: &str) -> Result<Completion, String> {
+    match text {
+        "early" => Ok(Completion::Early),
+        "late" => Ok(Completion::Late),
+        _ => text
+            .parse()
+            .map(Completion::Random)
+            .map_err(|_| format!("`{text}` is no schedule: early, late, or a number")),
     }
 }
 

@@ -58,34 +58,44 @@ pub struct Finding {
     /// `fault` or `dead-lock`.
     pub kind: &'static str,
     pub kernel: String,
-    /// Of the PTX text; that of the first warp in a dead-lock.
+    /// Of the PTX text, and what stands there; that of the first warp in a
+    /// dead-lock.
     pub line: u32,
+    pub text: String,
+    pub block: [u32; 3],
+    pub warp: u32,
     pub message: String,
 }
 
 impl Finding {
     pub fn of(e: &SimError) -> Finding {
-        let message = e.to_string();
+        let mut out = Finding {
+            kind: "fault",
+            kernel: String::new(),
+            line: 0,
+            text: String::new(),
+            block: [0; 3],
+            warp: 0,
+            message: e.to_string(),
+        };
         match e {
-            SimError::Deadlock(d) => Finding {
-                kind: "dead-lock",
-                kernel: d.kernel.clone(),
-                line: d.waits.first().map_or(0, |w| w.line),
-                message,
-            },
-            SimError::Fault(f) => Finding {
-                kind: "fault",
-                kernel: f.kernel.clone(),
-                line: f.line,
-                message,
-            },
-            _ => Finding {
-                kind: "fault",
-                kernel: String::new(),
-                line: 0,
-                message,
-            },
+            SimError::Deadlock(d) => {
+                out.kind = "dead-lock";
+                out.kernel.clone_from(&d.kernel);
+                if let Some(w) = d.waits.first() {
+                    (out.line, out.text) = (w.line, w.text.clone());
+                    (out.block, out.warp) = (w.block, w.warp);
+                }
+            }
+            SimError::Fault(f) => {
+                out.kernel.clone_from(&f.kernel);
+                (out.line, out.text) = (f.line, f.text.clone());
+                (out.block, out.warp) = (f.block, f.warp);
+            }
+            // Nothing else happens while a kernel runs.
+            _ => {}
         }
+        out
     }
 }
 

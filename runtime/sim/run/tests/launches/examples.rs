@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Parser;
+
 use mcc_sim::Completion;
+use mcc_sim_run::cli::SimFlags;
 use mcc_sim_run::{LaunchFile, Options, Report, Schedules, run, timeline_json};
 
 fn folder() -> PathBuf {
@@ -14,9 +17,10 @@ fn text(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn report(ptx: &str, schedules: u32) -> Report {
+fn report(ptx: &str, check: bool, schedules: u32) -> Report {
     let file = LaunchFile::parse(&text("scale.json")).expect("legal");
     let options = Options {
+        check,
         schedules: Schedules::Many(schedules),
         ..crate::options()
     };
@@ -24,8 +28,8 @@ fn report(ptx: &str, schedules: u32) -> Report {
 }
 
 #[test]
-fn the_pipeline_gives_the_same_under_every_schedule() {
-    let report = report(&text("scale.ptx"), 32);
+fn the_pipeline_is_clean_under_every_schedule() {
+    let report = report(&text("scale.ptx"), true, 32);
     assert!(report.passed(), "{report}");
     assert_eq!(report.expected[0].elements, 64 * 256);
     // Every byte of the matrix comes in and goes out once.
@@ -34,11 +38,32 @@ fn the_pipeline_gives_the_same_under_every_schedule() {
 
 #[test]
 fn the_race_shows_in_the_result() {
-    let report = report(&text("scale_race.ptx"), 2);
+    let report = report(&text("scale_race.ptx"), false, 2);
     assert!(!report.passed());
     let d = &report.differences[0];
     assert_eq!(d.buffer, "y");
     assert_eq!(d.schedules, ["early".to_owned(), "late".to_owned()]);
+}
+
+#[test]
+fn the_checkers_find_the_race_under_any_schedule() {
+    let report = report(&text("scale_race.ptx"), true, 4);
+    for run in &report.runs {
+        let finding = run.finding.as_ref().unwrap_or_else(|| panic!("{report}"));
+        assert_eq!((finding.kind, finding.kernel.as_str()), ("fault", "scale"));
+        // What is written and what still reads it.
+        for part in [
+            "st.shared.v4.f32",
+            "cp.async.bulk.tensor.2d.global",
+            "wait_group.read",
+        ] {
+            assert!(
+                finding.message.contains(part),
+                "{part}: {}",
+                finding.message
+            );
+        }
+    }
 }
 
 #[test]
@@ -125,4 +150,96 @@ fn the_time_line_shows_the_pipeline() {
             .any(|e| text(e, "name").starts_with("wait: mbarrier"))
     );
     assert_eq!(json, timeline(Completion::Late), "it repeats");
+}
+
+/// The command line without the binaries.
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    flags: SimFlags,
+}
+
+#[test]
+fn the_page_shows_what_is_printed() {
+    let root = folder().join("../..");
+    let page = std::fs::read_to_string(root.join("docs/simulator.md")).expect("the page");
+    let mut lines = page.lines().peekable();
+    let mut shown = 0;
+    while let Some(line) = lines.next() {
+        let Some(command) = line.strip_prefix("    $ mcc sim ") else {
+            continue;
+        };
+        let mut want = Vec::new();
+        while let Some(output) = lines.peek().and_then(|l| l.strip_prefix("    ")) {
+            want.push(output);
+            lines.next();
+        }
+        if want.is_empty() {
+            continue;
+        }
+        let here = format!("{}/", folder().display());
+        let words = command.replace("examples/sim/", &here);
+        let cli = Cli::try_parse_from(std::iter::once("sim").chain(words.split(' ')));
+        let answer = cli
+            .unwrap_or_else(|e| panic!("{e}"))
+            .flags
+            .run()
+            .expect("runs");
+        assert_eq!(answer.passed, want.last() == Some(&"passed"), "{command}");
+        // How a race is worded is the checkers' business.
+        let plain = |l: &str| l.split("race:").next().map(str::to_owned);
+        let got: Vec<_> = answer.text.lines().map(plain).collect();
+        assert_eq!(
+            got,
+            want.iter().map(|l| plain(l)).collect::<Vec<_>>(),
+            "{command}"
+        );
+        shown += 1;
+    }
+    assert_eq!(shown, 3);
+}
+
+#[test]
+fn flags_are_schedules_and_files() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let trace = dir.path().join("t.json");
+    let (ptx, launch) = (folder().join("scale.ptx"), folder().join("scale.json"));
+    let parse = |more: &[&str]| {
+        let base = [
+            "sim",
+            ptx.to_str().expect("text"),
+            "--launch",
+            launch.to_str().expect("text"),
+        ];
+        Cli::try_parse_from(base.iter().chain(more).copied())
+    };
+    let to = trace.to_str().expect("text");
+    let answer = parse(&["--seed", "late", "--json", "--trace", to]).map(|c| c.flags.run());
+    let answer = answer.unwrap_or_else(|e| panic!("{e}")).expect("runs");
+    let json: serde_json::Value = serde_json::from_str(&answer.text).expect("JSON");
+    assert_eq!(
+        (&json["passed"], &json["runs"][0]["schedule"]),
+        (&true.into(), &"late".into())
+    );
+    assert!(
+        std::fs::read_to_string(&trace)
+            .expect("written")
+            .contains("wait: mbarrier")
+    );
+    for wrong in [
+        &["--seed", "soon"][..],
+        &["--seeds", "0"],
+        &["--seed", "1", "--seeds", "2"],
+        &["--memory-limit", "1TB"],
+    ] {
+        assert!(parse(wrong).is_err(), "{wrong:?}");
+    }
+    let nowhere = parse(&["--trace", "/no/folder/t.json"]).map(|c| c.flags.run());
+    let error = nowhere
+        .unwrap_or_else(|e| panic!("{e}"))
+        .expect_err("no folder");
+    assert!(
+        error.to_string().contains("cannot write /no/folder/t.json"),
+        "{error}"
+    );
 }

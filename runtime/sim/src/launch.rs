@@ -46,6 +46,8 @@ pub struct GpuConfig {
     pub completion: Completion,
     /// The most warp instructions of one cluster.
     pub instruction_limit: Option<u64>,
+    /// The most of all clusters of a launch; checked when a cluster ends.
+    pub launch_limit: Option<u64>,
     /// Whether to keep a time line of each launch, for [`Gpu::take_traces`].
     pub trace: Option<TraceLimits>,
     /// Whether races, missing fences and uses of what nothing has written are
@@ -65,6 +67,7 @@ impl Default for GpuConfig {
             threads: 0,
             completion: Completion::Early,
             instruction_limit: None,
+            launch_limit: None,
             trace: None,
             check: false,
         }
@@ -550,6 +553,7 @@ pub fn launch_together(launches: &[Launch<'_>]) -> Result<Vec<LaunchStats>, SimE
             room: resident::room(&env, gpu.config.regs_per_sm),
             env,
             clusters,
+            limit: gpu.config.launch_limit,
             idle: &gpu.groups,
             traces: Taken::default(),
         });

@@ -39,6 +39,8 @@ pub struct Job<'a> {
     pub clusters: u64,
     /// Clusters that the device has room for.
     pub room: u64,
+    /// Warp instructions that all clusters may execute.
+    pub limit: Option<u64>,
     /// State of finished clusters, for reuse.
     pub idle: &'a Mutex<Vec<Group>>,
     /// Time lines of clusters that have ended.
@@ -165,6 +167,11 @@ impl<'a> Schedule<'a> {
                 Ok(Advance::Done(c)) => {
                     board.totals[r.job].add(c);
                     board.resident[r.job] -= 1;
+                    let sum = board.totals[r.job].instructions;
+                    if let Some(limit) = job.limit.filter(|l| sum > *l) {
+                        let error = r.group.too_long(&job.env, limit);
+                        self.fail(&mut board, r.job, r.cluster, error);
+                    }
                     drop(board);
                     self.give_back(job, r.group);
                 }

@@ -128,8 +128,7 @@ impl Group {
             if let Some(limit) = env.limit
                 && self.stats.instructions > limit
             {
-                let w = self.warps.iter().position(|w| w.alive != 0).unwrap_or(0);
-                return Err(self.fault(env, w, *trouble(None, FaultKind::InstructionLimit(limit))));
+                return Err(self.too_long(env, limit));
             }
             if self.flight.progress != self.watch.seen {
                 self.watch.quiet = 0;
@@ -241,6 +240,12 @@ impl Group {
             }
         }
         any
+    }
+
+    /// More than `limit` instructions were executed, here or in the launch.
+    pub fn too_long(&self, env: &Env<'_>, limit: u64) -> SimError {
+        let w = self.warps.iter().position(|w| w.alive != 0).unwrap_or(0);
+        self.fault(env, w, *trouble(None, FaultKind::InstructionLimit(limit)))
     }
 
     fn fault(&self, env: &Env<'_>, warp: usize, t: Trouble) -> SimError {

@@ -42,7 +42,7 @@ pub struct SimFlags {
     /// The most bytes of all buffers together, e.g. 16GiB.
     #[arg(long, default_value = "8GiB", value_parser = parse_bytes)]
     pub memory_limit: u64,
-    /// The most warp instructions that one cluster may execute.
+    /// The most warp instructions that one launch may execute.
     #[arg(long, default_value_t = Options::default().instruction_limit)]
     pub instruction_limit: u64,
     /// Threads of this machine to use [default: all].

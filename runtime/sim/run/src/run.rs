@@ -51,7 +51,7 @@ pub struct Options {
     pub threads: usize,
     /// Bytes of all buffers together.
     pub memory_limit: u64,
-    /// Warp instructions of one cluster of a launch.
+    /// Warp instructions of a launch.
     pub instruction_limit: u64,
     /// Keep a time line of the first schedule.
     pub trace: bool,
@@ -64,7 +64,7 @@ impl Default for Options {
             schedules: Schedules::One(Completion::Early),
             threads: 0,
             memory_limit: 8 << 30,
-            instruction_limit: 100_000_000_000,
+            instruction_limit: 20_000_000_000,
             trace: false,
         }
     }
@@ -276,6 +276,7 @@ impl Once<'_> {
             threads: self.options.threads,
             completion,
             instruction_limit: Some(self.options.instruction_limit),
+            launch_limit: Some(self.options.instruction_limit),
             check: self.options.check,
             trace: self.timeline.as_ref().map(|_| TraceLimits::default()),
             ..default

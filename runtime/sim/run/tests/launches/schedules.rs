@@ -99,6 +99,10 @@ fn dead_locks_and_endless_loops_end() {
             .contains("more than 100000 warp instructions"),
         "{r}"
     );
+    // Many blocks that end soon are bounded, too.
+    let many = ONE.replace("\"grid\": 1", "\"grid\": 2147483647");
+    let r = report(&kernel(".param .u64 x", "ret;"), &many, &options);
+    assert!(r.runs[0].finding.is_some(), "{r}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use mcc_sim::Completion;
+use mcc_sim::{ClusterTrace, Completion, TraceEngine, TraceEvent, TraceKind};
 use mcc_sim_run::cli::SimFlags;
 use mcc_sim_run::{LaunchFile, Options, Report, Schedules, run, timeline_json};
 
@@ -150,6 +150,57 @@ fn the_time_line_shows_the_pipeline() {
             .any(|e| text(e, "name").starts_with("wait: mbarrier"))
     );
     assert_eq!(json, timeline(Completion::Late), "it repeats");
+}
+
+/// Five blocks of K, of which every product is 1/2 and every scale 1/2.
+const GEMM: &str = r#"{
+    "buffers": {
+        "y": {"dtype": "f32", "shape": [64, 192]},
+        "a": {"dtype": "e4m3", "shape": [64, 640], "fill": {"constant": 1}},
+        "b": {"dtype": "e4m3", "shape": [192, 640], "fill": {"constant": 0.5}},
+        "a_scale": {"dtype": "f32", "shape": [64, 5], "fill": {"constant": 2}},
+        "b_scale": {"dtype": "f32", "shape": [2, 5], "fill": {"constant": 0.25}}
+    },
+    "launch": {
+        "kernel": "fp8_gemm", "grid": [1, 3], "block": 160, "shared": 50176,
+        "args": [
+            "y",
+            {"tensor_map": {"buffer": "a", "type": "u8", "dims": [640, 64], "box": [128, 64], "swizzle": "128B"}},
+            {"tensor_map": {"buffer": "b", "type": "u8", "dims": [640, 192], "box": [128, 64], "swizzle": "128B"}},
+            "a_scale", "b_scale", 192, 640
+        ]
+    },
+    "expect": [{"buffer": "y", "fill": {"constant": 160}}]
+}"#;
+
+#[test]
+fn a_kernel_that_nvcc_made() {
+    let ptx = text("../../runtime/sim/tests/foreign/cuda_fp8_gemm.ptx");
+    let options = Options {
+        schedules: Schedules::Many(4),
+        trace: true,
+        ..crate::options()
+    };
+    let file = LaunchFile::parse(GEMM).expect("legal");
+    let report = run(&ptx, &file, &folder(), &options).expect("runs");
+    assert!(report.passed(), "{report}");
+    assert_eq!(report.launches[0].wgmma_multiply_adds, 64 * 192 * 640);
+    // A product of 32 of K each, twenty in each of three blocks.
+    let products = |c: &ClusterTrace| {
+        let is = |e: &&TraceEvent| {
+            matches!(
+                e.what,
+                TraceKind::Async {
+                    engine: TraceEngine::Wgmma,
+                    warp: 0,
+                    ..
+                }
+            )
+        };
+        c.events.iter().filter(is).count()
+    };
+    let clusters = &report.timeline[0].clusters;
+    assert_eq!(clusters.iter().map(products).collect::<Vec<_>>(), [20; 3]);
 }
 
 /// The command line without the binaries.

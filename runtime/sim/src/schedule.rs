@@ -15,6 +15,9 @@ use crate::memory::{RANK_SHIFT, SHARED_START};
 
 /// Instructions that a warp may run before others get their turn.
 const SLICE: u32 = 4096;
+/// What shared memory holds before anything is written there: a NaN in every
+/// format.
+pub const POISON: u64 = u64::MAX;
 /// Rounds in which suspended waits time out and nothing else happens.
 const TIME_OUTS: u32 = 64;
 /// Rounds in which all warps only poll, before others get the host thread.
@@ -56,7 +59,8 @@ impl Group {
             let b = cta.block.map(u64::from);
             cta.linear = b[0] + g[0] * (b[1] + g[1] * b[2]);
             cta.shared.clear();
-            cta.shared.resize(size.div_ceil(8), 0);
+            // As on the device, nobody has cleared it.
+            cta.shared.resize(size.div_ceil(8), POISON);
             cta.shared_len = size as u32;
             cta.local_stride = stride;
             cta.local.clear();
@@ -121,8 +125,10 @@ impl Group {
         let mut polls = 0;
         loop {
             let mut round = Round::default();
-            for w in 0..self.warps.len() {
-                self.turn(env, w, &mut round)
+            let (first_warp, slice) = self.order(env);
+            for i in 0..self.warps.len() {
+                let w = (first_warp + i) % self.warps.len();
+                self.turn(env, w, slice, &mut round)
                     .map_err(|t| self.fault(env, w, *t))?;
             }
             if let Some(limit) = env.limit
@@ -190,15 +196,26 @@ impl Group {
             .all(|w| w.alive == 0 || !runs(w) || w.cycles())
     }
 
+    /// Who begins a round, and how far each may run: with random completion
+    /// the order of warps is random, too.
+    fn order(&mut self, env: &Env<'_>) -> (usize, u32) {
+        if !matches!(env.completion, Completion::Random(_)) {
+            return (0, SLICE);
+        }
+        let r = self.flight.next_random();
+        let first = (r >> 32) as usize % self.warps.len().max(1);
+        (first, SLICE >> (r % 9))
+    }
+
     /// Gives one warp its turn.
-    fn turn(&mut self, env: &Env<'_>, w: usize, round: &mut Round) -> Exec<()> {
+    fn turn(&mut self, env: &Env<'_>, w: usize, slice: u32, round: &mut Round) -> Exec<()> {
         if self.warps[w].alive == 0 {
             return Ok(());
         }
         round.alive = true;
         let before = self.stats.instructions;
         self.trace_turn(w);
-        let stop = self.core(env, w).run(SLICE)?;
+        let stop = self.core(env, w).run(slice)?;
         self.trace_turn_over(env);
         match stop {
             Stop::Poll => {

@@ -256,6 +256,12 @@ fn bytes_that_do_not_add_up() {
         match run(POINTERS, &wrong, &cfg, 1024, completion) {
             Err(SimError::Deadlock(d)) => assert!(d.to_string().contains("-1024 bytes"), "{d}"),
             found => {
+                // Whoever comes too late for a block finds it gone.
+                if b.rule == Rule::EndsEarly
+                    && matches!(&found, Err(SimError::Fault(f)) if matches!(f.kind, FaultKind::Exited { .. }))
+                {
+                    continue;
+                }
                 let race = race(&found).unwrap_or_else(|| panic!("{completion:?}: {found:?}"));
                 let words = race.to_string();
                 assert!(words.contains("has not waited for that phase"), "{words}");

@@ -386,7 +386,25 @@ impl<'a> Core<'a> {
         if now && !waits {
             return self.perform(&op);
         }
+        self.poison(&op.work, lane)?;
         self.flight.copies.push_back(op);
+        Ok(())
+    }
+
+    /// Until a load is over, nobody may read where it lands: what lies there is
+    /// made useless.
+    fn poison(&mut self, work: &Work, lane: u32) -> Exec<()> {
+        let (to, len) = match work {
+            Work::LoadTensor { tile, to, .. } => (*to, tile.bytes()),
+            Work::Load { to, bytes, .. } => (*to, u64::from(*bytes)),
+            _ => return Ok(()),
+        };
+        for (dst, _) in to.each() {
+            let place = self.place(Space::Shared, dst, len, 16, lane)?;
+            if let Home::Shared(cta) = place.home {
+                self.ctas[cta].shared_bytes_mut()[place.at..][..len as usize].fill(0xff);
+            }
+        }
         Ok(())
     }
 

@@ -119,3 +119,26 @@ fn approximate_instructions_are_named() {
     let line = "approximate: ex2.approx.ftz.f32 (`k`, PTX line 8): rounded correctly here; a GPU may differ by 2 ulp";
     assert!(r.to_string().contains(line), "{r}");
 }
+
+#[test]
+fn what_nothing_has_written_is_unknown() {
+    let empty = ONE.replace(r#", "fill": "zeros""#, "");
+    let with = |check, file: &str| {
+        let options = Options { check, ..options() };
+        report(&increment(), file, &options)
+    };
+    assert!(with(true, ONE).passed());
+    assert!(with(false, &empty).passed());
+    let r = with(true, &empty);
+    let finding = r.runs[0]
+        .finding
+        .as_ref()
+        .expect("read before it is written");
+    assert_eq!(
+        (finding.line, finding.text.as_str()),
+        (
+            8,
+            "add.s64 %rd1, %rd1, %rd2; ld.global.u32 %r2, [%rd1]; add.u32 %r2, %r2, 1;"
+        )
+    );
+}

@@ -30,9 +30,9 @@ fn instructions() {
     check("add.u33 %r1, %r2, %r3;", 1, 5, "modifier `.u33`");
     check("add.s32.ftz %r1, %r2, %r3;", 1, 9, "modifier `.ftz`");
     check(
-        "ld.global.volatile.b32 %r1, [%d1];",
+        "ld.global.v2.volatile.b32 %r1, [%d1];",
         1,
-        11,
+        14,
         "modifier `.volatile`",
     );
     check(

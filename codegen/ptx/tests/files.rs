@@ -246,6 +246,31 @@ fn operands_of_every_shape() {
 }
 
 /// Twenty thousand lines, as a persistent kernel with everything unrolled has.
+/// `ptxas` takes semantics, scope and state space in any order; they are kept in
+/// that of the ISA.
+#[test]
+fn memory_words_come_in_any_order() {
+    let text = ".version 8.6 .target sm_90a .address_size 64 .visible .entry k() {
+        .reg .b32 %r<4>; .reg .b64 %rd<2>; .reg .f32 %f<2>;
+        atom.global.gpu.acq_rel.add.u32 %r1, [%rd1], %r2;
+        atom.global.acq_rel.gpu.cas.b32 %r1, [%rd1], %r2, %r3;
+        red.gpu.global.release.add.f32 [%rd1], %f1;
+        ld.global.acquire.gpu.b32 %r1, [%rd1];
+        st.global.sys.release.b32 [%rd1], %r1;
+    }";
+    let printed = module(text).to_string();
+    for line in [
+        "atom.acq_rel.gpu.global.add.u32",
+        "atom.acq_rel.gpu.global.cas.b32",
+        "red.release.gpu.global.add.f32",
+        "ld.acquire.gpu.global.b32",
+        "st.release.sys.global.b32",
+    ] {
+        assert!(printed.contains(line), "{printed}");
+    }
+    assert_eq!(module(&printed).to_string(), printed);
+}
+
 #[test]
 fn a_large_module_round_trips() {
     let mut source = String::from(

@@ -31,7 +31,9 @@ pub const P_TRUE: P = 0;
 pub const P_TRASH: P = 1;
 /// Scratch of instructions that decode to two.
 pub const P_TEMP: P = 2;
-pub const P_FIRST: P = 3;
+/// The condition code's carry (PTX ISA "Extended-Precision Arithmetic").
+pub const P_CARRY: P = 3;
+pub const P_FIRST: P = 4;
 
 pub type Row32 = [u32; 32];
 pub type Row64 = [u64; 32];
@@ -197,6 +199,32 @@ pub struct Wgmma {
     pub negate_b: bool,
     pub trans_a: bool,
     pub trans_b: bool,
+}
+
+/// Integer arithmetic with the carry in or out, or both. Rows are of 64 bits
+/// when `wide`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carry {
+    pub f: CarryOp,
+    pub wide: bool,
+    pub signed: bool,
+    pub takes: bool,
+    pub gives: bool,
+    pub d: R,
+    pub a: R,
+    pub b: R,
+    pub c: R,
+}
+
+/// `tensormap.replace`: one field of a tensor map in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapReplace {
+    pub field: MapField,
+    /// The dimension, where the field has one for each.
+    pub index: u8,
+    pub space: Space,
+    pub addr: Addr,
+    pub value: Row,
 }
 
 /// `mma.sync` (PTX ISA 9.7.14.5.14). M is 16 or 8, N is 8; registers are in
@@ -369,6 +397,7 @@ pub enum Op {
         d: R,
         a: R,
     },
+    Carry(Box<Carry>),
     Bfe64 {
         signed: bool,
         d: R,
@@ -580,6 +609,12 @@ pub enum Op {
     TensormapCheck {
         addr: Addr,
         space: Space,
+    },
+    MapReplace(Box<MapReplace>),
+    /// `tensormap.cp_fenceproxy`, from shared to global memory.
+    MapCopy {
+        to: Addr,
+        from: Addr,
     },
     Wgmma(Box<Wgmma>),
     WgmmaFence,

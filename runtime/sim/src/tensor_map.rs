@@ -6,6 +6,7 @@
 //! The simulator decodes it when an instruction uses the map.
 
 use crate::error::SimError;
+use crate::isa::MapField;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TensorElem {
@@ -273,6 +274,74 @@ impl TensorMap {
     }
 }
 
+/// An encoded map that a kernel edits, maybe not yet whole.
+pub(crate) struct MapBytes(pub [u8; 128]);
+
+impl MapBytes {
+    /// Element types by the numbers of PTX ISA "tensormap.replace", which are
+    /// not those of the driver's interface.
+    const ELEMS: [TensorElem; 13] = [
+        TensorElem::U8,
+        TensorElem::U16,
+        TensorElem::U32,
+        TensorElem::S32,
+        TensorElem::U64,
+        TensorElem::S64,
+        TensorElem::F16,
+        TensorElem::F32,
+        TensorElem::F32Ftz,
+        TensorElem::F64,
+        TensorElem::Bf16,
+        TensorElem::Tf32,
+        TensorElem::Tf32Ftz,
+    ];
+
+    /// Writes one field. What the value means for the whole map is checked when
+    /// the map is used.
+    pub fn replace(&mut self, field: MapField, index: u8, value: u64) -> Result<(), String> {
+        if self.0 == [0; 128] {
+            self.put(0, &MAGIC.to_le_bytes());
+        } else if self.0[..8] != MAGIC.to_le_bytes() {
+            return Err(
+                "neither a tensor map nor zeros: write zeros to its 128 bytes first".into(),
+            );
+        }
+        let index = usize::from(index);
+        let no = |what: &str| Err(format!("there is no {what} {value}"));
+        match field {
+            MapField::GlobalAddress => self.put(8, &value.to_le_bytes()),
+            MapField::Rank if value < 5 => self.0[16] = value as u8 + 1,
+            MapField::Rank => return no("number of dimensions less one"),
+            // Dimensions are stored less one, as the whole of 2^32 is allowed;
+            // a kernel cannot write that.
+            MapField::GlobalDim if value as u32 == 0 => return no("dimension of size"),
+            MapField::GlobalDim => self.put(24 + 4 * index, &(value as u32 - 1).to_le_bytes()),
+            MapField::GlobalStride => self.put(48 + 8 * index, &value.to_le_bytes()),
+            MapField::BoxDim if value as u32 <= 256 => {
+                self.put(80 + 2 * index, &(value as u16).to_le_bytes());
+            }
+            MapField::BoxDim => return no("box dimension of size"),
+            MapField::ElementStride if value as u32 <= 8 => self.0[92 + index] = value as u8,
+            MapField::ElementStride => return no("element stride of"),
+            MapField::ElemType => match Self::ELEMS.get(value as usize) {
+                Some(&elem) => self.0[17] = elem as u8,
+                None => return no("supported element type"),
+            },
+            MapField::Interleave if value == 0 => {}
+            MapField::Interleave => return no("supported interleave layout"),
+            MapField::SwizzleMode if value < 4 => self.0[18] = value as u8,
+            MapField::SwizzleMode => return no("supported swizzle mode"),
+            MapField::FillMode if value < 2 => self.0[19] = value as u8,
+            MapField::FillMode => return no("fill mode"),
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,6 +389,52 @@ mod tests {
             let error = m.encode().expect_err(want).to_string();
             assert!(error.contains(want), "{error} lacks {want}");
         }
+    }
+
+    #[test]
+    fn a_kernel_writes_a_map_field_by_field() {
+        let mut bytes = MapBytes([0; 128]);
+        let fields = [
+            (MapField::GlobalAddress, 0, 0x7000_0000_0100),
+            (MapField::Rank, 0, 1),
+            (MapField::GlobalDim, 0, 100),
+            (MapField::GlobalDim, 1, u64::from(u32::MAX)),
+            (MapField::GlobalStride, 0, 208),
+            (MapField::BoxDim, 0, 64),
+            (MapField::BoxDim, 1, 256),
+            (MapField::ElementStride, 0, 1),
+            (MapField::ElementStride, 1, 1),
+            // BF16 by the numbers of the instruction, which has `.f32.ftz` where
+            // the driver has FP64.
+            (MapField::ElemType, 0, 10),
+            (MapField::Interleave, 0, 0),
+            (MapField::SwizzleMode, 0, 3),
+            (MapField::FillMode, 0, 1),
+        ];
+        for (n, (field, index, value)) in fields.into_iter().enumerate() {
+            assert!(
+                n > 8 || TensorMap::decode(&bytes.0).is_err(),
+                "not yet whole"
+            );
+            bytes.replace(field, index, value).expect("legal");
+        }
+        let mut want = map();
+        want.dims[1] = u64::from(u32::MAX);
+        assert_eq!(TensorMap::decode(&bytes.0).expect("whole"), want);
+        for (field, value) in [
+            (MapField::Rank, 5),
+            (MapField::GlobalDim, 0),
+            (MapField::BoxDim, 257),
+            (MapField::ElementStride, 9),
+            (MapField::ElemType, 13),
+            (MapField::Interleave, 1),
+            (MapField::SwizzleMode, 4),
+            (MapField::FillMode, 2),
+        ] {
+            assert!(bytes.replace(field, 0, value).is_err(), "{field:?}");
+        }
+        let error = MapBytes([7; 128]).replace(MapField::Rank, 0, 1);
+        assert!(error.is_err_and(|e| e.contains("write zeros")));
     }
 
     #[test]

@@ -270,6 +270,32 @@ fn what_the_simulator_lacks_is_named_before_it_runs() {
     ));
 }
 
+/// Calls are inlined: what has no end is refused, and not unrolled.
+#[test]
+fn calls_without_end_are_refused() {
+    let text = |functions: &str| {
+        format!("{HEADER}{functions}\n.visible .entry k(.param .u64 out) {{ call f0; ret; }}")
+    };
+    let gpu = gpu(Completion::Early);
+    let refused = |functions: &str| match gpu.load_module(&text(functions)) {
+        Ok(_) => panic!("not refused"),
+        Err(e) => e.to_string(),
+    };
+    let circle = ".func f1() ; .func f0() { call f1; ret; } .func f1() { call f0; ret; }";
+    let message = refused(circle);
+    assert!(message.contains("a recursive call"), "{message}");
+    // Each calls the next twice: 2^40 instructions.
+    let mut tower = String::from(".func f40() { ret; }\n");
+    for i in (0..40).rev() {
+        tower = format!(
+            "{tower}.func f{i}() {{ call f{0}; call f{0}; ret; }}\n",
+            i + 1
+        );
+    }
+    let message = refused(&tower);
+    assert!(message.contains("instructions"), "{message}");
+}
+
 #[test]
 fn endless_loops_meet_the_limit() {
     let gpu = Gpu::new(GpuConfig {

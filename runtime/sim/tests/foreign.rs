@@ -11,17 +11,26 @@ mod common;
 
 #[path = "foreign/cuda.rs"]
 mod cuda;
+#[path = "foreign/math.rs"]
+mod math;
 #[path = "foreign/triton.rs"]
 mod triton;
+#[path = "foreign/triton_engines.rs"]
+mod triton_engines;
 
 use common::{ALL, Arg, launch_kernel};
-use mcc_sim::{Gpu, GpuConfig, LaunchConfig, LaunchStats, Module};
+use mcc_sim::{Gpu, GpuConfig, LaunchConfig, LaunchStats, Module, SimError};
 
 /// Runs `case` on a fresh device for every order of completion, without and
 /// with the checks.
 fn on_every_device(name: &str, ptx: &str, case: impl Fn(&Device<'_>)) {
+    on_devices(name, ptx, &[false, true], case);
+}
+
+/// Runs `case` for every order of completion, with the checks or without.
+fn on_devices(name: &str, ptx: &str, checks: &[bool], case: impl Fn(&Device<'_>)) {
     for completion in ALL {
-        for check in [false, true] {
+        for &check in checks {
             let gpu = Gpu::new(GpuConfig {
                 completion,
                 check,
@@ -51,12 +60,27 @@ struct Device<'a> {
 
 impl Device<'_> {
     fn launch(&self, kernel: &str, cfg: &LaunchConfig, args: &[Arg]) -> LaunchStats {
-        launch_kernel(self.gpu, self.module, kernel, cfg, args)
+        self.try_launch(kernel, cfg, args)
             .unwrap_or_else(|e| panic!("{}: {e}", self.what))
+    }
+
+    fn try_launch(
+        &self,
+        kernel: &str,
+        cfg: &LaunchConfig,
+        args: &[Arg],
+    ) -> Result<LaunchStats, SimError> {
+        launch_kernel(self.gpu, self.module, kernel, cfg, args)
     }
 
     fn alloc(&self, bytes: usize) -> u64 {
         self.gpu.alloc(bytes as u64, 256).expect("memory")
+    }
+
+    /// Memory that a kernel adds to. What only [`Device::alloc`] has made holds
+    /// nothing, as after `cudaMalloc`.
+    fn zeros(&self, bytes: usize) -> u64 {
+        common::upload(self.gpu, &vec![0; bytes])
     }
 
     fn upload_u16(&self, data: &[u16]) -> u64 {

@@ -92,6 +92,23 @@ fn warp_sum_by_shuffles() {
 }
 
 #[test]
+fn packed_16_bit_integers() {
+    let run = |op: &str, a: u32, b: u32| {
+        let body = format!("mov.b32 %r3, {a:#x}; mov.b32 %r4, {b:#x}; {op} %r2, %r3, %r4;");
+        map(1, &body)[0]
+    };
+    let (a, b) = (0xffff_0003, 0x0001_8000);
+    assert_eq!(run("add.u16x2", a, b), 0x0000_8003);
+    assert_eq!(run("add.s16x2", 0x7fff_ffff, 0x0001_0001), 0x8000_0000);
+    assert_eq!(run("min.u16x2", a, b), 0x0001_0003);
+    assert_eq!(run("min.s16x2", a, b), 0xffff_8000);
+    assert_eq!(run("max.u16x2", a, b), 0xffff_8000);
+    assert_eq!(run("max.s16x2", a, b), 0x0001_0003);
+    assert_eq!(run("min.relu.s16x2", a, b), 0);
+    assert_eq!(run("max.relu.s16x2", 0xffff_0003, 0x8000_8000), 0x0000_0003);
+}
+
+#[test]
 fn shuffles_stop_at_their_segment() {
     // Segments of 8 lanes; down by 3 keeps the own value at the end.
     let got = map(

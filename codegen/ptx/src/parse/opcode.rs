@@ -111,6 +111,35 @@ fn describe(form: &Form) -> String {
         .join(", ")
 }
 
+/// Brings the semantics, scope and state space that begin a memory instruction
+/// into the order of the PTX ISA. `ptxas` takes them in any order, and what
+/// Triton and CUTLASS write is `atom.global.gpu.acq_rel` and
+/// `ld.global.acquire.gpu`.
+fn order_memory_words(op: Op, mods: &mut [Mod], places: &mut [(usize, &str)]) {
+    if !matches!(op, Op::Ld | Op::St | Op::Atom | Op::Red) {
+        return;
+    }
+    let rank = |m: &Mod| match m {
+        Mod::Weak
+        | Mod::Volatile
+        | Mod::Relaxed
+        | Mod::Acquire
+        | Mod::Release
+        | Mod::AcqRel
+        | Mod::Mmio => Some(0),
+        Mod::Scope(_) => Some(1),
+        Mod::Space(_) => Some(2),
+        _ => None,
+    };
+    let count = mods.iter().take_while(|m| rank(m).is_some()).count();
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_key(|&i| rank(&mods[i]));
+    let (old_mods, old_places) = (mods.to_vec(), places.to_vec());
+    for (to, from) in order.into_iter().enumerate() {
+        (mods[to], places[to]) = (old_mods[from], old_places[from]);
+    }
+}
+
 fn resolve(source: &str, token: Token, text: &str) -> Result<Opcode> {
     let fail = |offset: usize, kind| -> ParseError {
         error_at(source, token.start as usize + offset, kind)
@@ -141,6 +170,9 @@ fn resolve(source: &str, token: Token, text: &str) -> Result<Opcode> {
                 unknown.get_or_insert(places.len() - 1);
             }
         }
+    }
+    if unknown.is_none() {
+        order_memory_words(op, &mut mods, &mut places);
     }
     let mut forms = Vec::new();
     let mut furthest = 0;

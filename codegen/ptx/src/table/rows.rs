@@ -426,6 +426,9 @@ instructions! {
         83 901 "tensormap.replace.tile.global_stride{.global|.shared::cta}.b1024.b64 [a], i, b";
         83 901 "tensormap.replace.tile<.elemtype|.interleave_layout|.swizzle_mode|.fill_mode>{.global|.shared::cta}.b1024.b32 [a], i";
     }
+    TensormapCpFenceproxy "tensormap.cp_fenceproxy" {
+        83 90 "tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release<$scope>.sync.aligned [a], [b], i";
+    }
     MultimemLdReduce "multimem.ld_reduce" {
         81 90 "multimem.ld_reduce{.weak}{.global}<.and|.or|.xor><.b32|.b64> D, [a]";
         81 90 "multimem.ld_reduce{.weak}{.global}.add<.u32|.s32|.u64|.f32|.f64> D, [a]";

@@ -16,11 +16,21 @@ use crate::isa::Scope;
 #[derive(Debug, Clone, Default)]
 pub struct Know {
     pub edge: Edge,
-    /// What the last fence would release with a later relaxed write, and its
-    /// scope.
-    pub fence: Option<(Scope, Edge)>,
-    /// What relaxed reads have seen: a later fence acquires it.
-    pub seen: Option<Edge>,
+    /// What the last fence of these lanes would release with a later relaxed
+    /// write, and its scope. It stays theirs alone when the warp meets.
+    pub fence: SmallVec<[(u32, (Scope, Edge)); 1]>,
+    /// What relaxed reads of these lanes have seen: their later fence acquires
+    /// it.
+    pub seen: SmallVec<[(u32, Edge); 1]>,
+}
+
+impl Know {
+    fn note_seen(&mut self, lanes: u32, edge: &Edge) {
+        match self.seen.iter_mut().find(|(l, _)| *l == lanes) {
+            Some((_, seen)) => seen.join(edge),
+            None => self.seen.push((lanes, edge.clone())),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -117,12 +127,22 @@ impl WarpKnow {
         self.acquire(lanes, edge);
         let mut inside = self.parts.iter().filter(|p| p.lanes & lanes != 0);
         let Some(first) = inside.next() else { return };
-        let mut know = first.know.clone();
+        let (mut know, own) = (first.know.clone(), first.lanes);
+        let mut inside = inside.peekable();
+        if inside.peek().is_some() {
+            know.fence.iter_mut().for_each(|(l, _)| *l &= own);
+            know.seen.iter_mut().for_each(|(l, _)| *l &= own);
+            know.fence.retain(|(l, _)| *l != 0);
+            know.seen.retain(|(l, _)| *l != 0);
+        }
         for p in inside {
             know.edge.join(&p.know.edge);
-            // Fences were each lane's own.
-            know.fence = None;
-            know.seen = None;
+            for (l, fence) in p.know.fence.iter().filter(|(l, _)| l & p.lanes != 0) {
+                know.fence.push((l & p.lanes, fence.clone()));
+            }
+            for (l, seen) in p.know.seen.iter().filter(|(l, _)| l & p.lanes != 0) {
+                know.note_seen(l & p.lanes, seen);
+            }
         }
         self.parts.retain(|p| p.lanes & lanes == 0);
         self.parts.push(Part { lanes, know });
@@ -144,32 +164,38 @@ impl WarpKnow {
 
     /// `fence.acq_rel` or `fence.sc` of a scope.
     pub fn fence(&mut self, lanes: u32, scope: Scope) {
+        let mut acquired: SmallVec<[(u32, Edge); 1]> = SmallVec::new();
         for p in self.inside(lanes) {
-            if let Some(seen) = p.know.seen.take() {
-                p.know.edge.join(&seen);
+            for (l, edge) in std::mem::take(&mut p.know.seen) {
+                if l & p.lanes != 0 {
+                    acquired.push((l & p.lanes, edge));
+                }
             }
+        }
+        for (l, edge) in &acquired {
+            self.acquire(*l, edge);
         }
         let (slot, tick) = (self.slot, self.tick);
         for p in self.inside(lanes) {
             let mut edge = p.know.edge.clone();
             edge.view.happened.raise(slot, p.lanes, tick);
-            p.know.fence = Some((scope, edge));
+            p.know.fence.clear();
+            p.know.fence.push((p.lanes, (scope, edge)));
         }
         self.tick += 1;
     }
 
     /// What a fence before it lets a relaxed write of `lane` release.
     pub fn fenced(&self, lane: u32) -> Option<&(Scope, Edge)> {
-        self.part(lane).and_then(|p| p.know.fence.as_ref())
+        let fences = &self.part(lane)?.know.fence;
+        let own = fences.iter().find(|(l, _)| l >> lane & 1 != 0);
+        own.map(|(_, fence)| fence)
     }
 
     /// A relaxed read saw what a release wrote.
     pub fn saw(&mut self, lanes: u32, edge: &Edge) {
         for p in self.inside(lanes) {
-            match &mut p.know.seen {
-                Some(seen) => seen.join(edge),
-                None => p.know.seen = Some(edge.clone()),
-            }
+            p.know.note_seen(p.lanes, edge);
         }
     }
 
@@ -267,6 +293,28 @@ mod tests {
         b.meet(u32::MAX);
         assert!(b.parts.len() == 1 && knows(&b, 4, 0, 1, 1));
         assert!(knows(&b, 0, 32, u32::MAX, 1));
+    }
+
+    #[test]
+    fn what_one_lane_saw_is_acquired_by_its_own_fence_after_a_meeting() {
+        let (mut a, mut b) = (WarpKnow::default(), WarpKnow::default());
+        a.reset(0);
+        b.reset(32);
+        a.fence(1, Scope::Gpu);
+        a.meet(u32::MAX);
+        assert!(a.fenced(0).is_some() && a.fenced(1).is_none());
+        let edge = a.fenced(0).expect("fenced").1.clone();
+        b.saw(1 << 3, &edge);
+        b.meet(u32::MAX);
+        let knows = |w: &WarpKnow, lane: u32| {
+            let part = w.part(lane).expect("every lane has a part");
+            part.know.edge.view.happened.covers(0, 1, 1)
+        };
+        let mut other = b.clone();
+        other.fence(1 << 4, Scope::Gpu);
+        assert!(!knows(&other, 3) && !knows(&other, 4));
+        b.fence(u32::MAX, Scope::Gpu);
+        assert!(knows(&b, 3) && !knows(&b, 4));
     }
 
     #[test]

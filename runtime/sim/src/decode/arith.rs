@@ -28,7 +28,7 @@ pub(super) fn wide(t: Type) -> bool {
 impl<'a> Decoder<'a> {
     pub(super) fn arith(&mut self, frame: &mut Frame<'a>, inst: &'a Inst) -> Decoded<()> {
         if inst.has(Mod::Cc) || matches!(inst.op, PtxOp::Addc | PtxOp::Subc | PtxOp::Madc) {
-            return unsupported("arithmetic with a carry");
+            return self.carry(frame, inst);
         }
         match inst.op {
             PtxOp::Mov => self.mov(frame, inst),
@@ -87,7 +87,7 @@ impl<'a> Decoder<'a> {
         let by = |signed: A32, unsigned: A32| if s { signed } else { unsigned };
         let hi = inst.has(Mod::Hi);
         if matches!(ty, Type::U16x2 | Type::S16x2) {
-            return unsupported("packed 16-bit integers");
+            return self.packed16(frame, inst, s);
         }
         let f = match inst.op {
             PtxOp::Mul | PtxOp::Mad if inst.has(Mod::Wide) => {
@@ -183,6 +183,58 @@ impl<'a> Decoder<'a> {
             }
         } else {
             Op::Alu32 { f, d, a, b, c }
+        });
+        Ok(())
+    }
+
+    /// `.u16x2` and `.s16x2`: two operations on 16 bits.
+    fn packed16(&mut self, frame: &mut Frame<'a>, inst: &'a Inst, signed: bool) -> Decoded<()> {
+        let f = match (inst.op, signed) {
+            (PtxOp::Add, _) => A32::Add,
+            (PtxOp::Min, true) => A32::MinS,
+            (PtxOp::Min, false) => A32::MinU,
+            (PtxOp::Max, true) => A32::MaxS,
+            (PtxOp::Max, false) => A32::MaxU,
+            _ => return unsupported("this instruction on packed 16-bit integers"),
+        };
+        let a = self.src32(frame, inst, 1, Type::B32)?;
+        let b = self.src32(frame, inst, 2, Type::B32)?;
+        let out = self.d32(frame, &inst.operands[0])?;
+        let c = self.c32(0);
+        let mut halves = [0; 2];
+        for (half, part) in halves.iter_mut().zip([A32::Low16, A32::High16]) {
+            let (x, y, d) = (self.temp32(), self.temp32(), self.temp32());
+            for (d, a) in [(x, a), (y, b)] {
+                self.push(Op::Alu32 {
+                    f: part,
+                    d,
+                    a,
+                    b: c,
+                    c,
+                });
+            }
+            let mut push = |f, a, b| {
+                self.push(Op::Alu16 {
+                    f,
+                    signed,
+                    d,
+                    a,
+                    b,
+                    c,
+                });
+            };
+            push(f, x, y);
+            if inst.has(Mod::Relu) {
+                push(A32::MaxS, d, c);
+            }
+            *half = d;
+        }
+        self.push(Op::Alu32 {
+            f: A32::Pack16,
+            d: out,
+            a: halves[0],
+            b: halves[1],
+            c,
         });
         Ok(())
     }

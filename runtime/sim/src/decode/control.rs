@@ -8,9 +8,6 @@ use crate::error::SimError;
 use crate::exec::state::NO_JOIN;
 use crate::isa::{Op, PSrc};
 
-/// Deeper than any call tree that LLVM leaves in a kernel.
-const MAX_DEPTH: u32 = 32;
-
 impl<'a> Decoder<'a> {
     pub(super) fn control(&mut self, frame: &mut Frame<'a>, inst: &'a Inst) -> Decoded<()> {
         match inst.op {
@@ -86,7 +83,7 @@ impl<'a> Decoder<'a> {
             }
             return unsupported(format!("the external function `{name}`"));
         };
-        if self.depth >= MAX_DEPTH {
+        if self.calls.contains(id) {
             return unsupported("a recursive call");
         }
         let mut place = |list: &[Operand]| -> Decoded<Vec<u32>> {
@@ -116,11 +113,11 @@ impl<'a> Decoder<'a> {
             self.guard = PSrc::TRUE;
             at
         });
-        self.depth += 1;
+        self.calls.push(*id);
         let line = self.line;
         let done = self.function(callee, Some(call));
         self.line = line;
-        self.depth -= 1;
+        self.calls.pop();
         done.map_err(|e| match e {
             SimError::Unsupported {
                 what, text, line, ..

@@ -94,6 +94,15 @@ impl<'a> Decoder<'a> {
                 let (space, addr) = self.mem(frame, inst, 0, space_of(inst.space(0)))?;
                 Op::TensormapCheck { addr, space }
             }
+            PtxOp::TensormapReplace => self.map_replace(frame, inst)?,
+            PtxOp::TensormapCpFenceproxy => {
+                let (_, to) = self.mem(frame, inst, 0, Space::Global)?;
+                let (_, from) = self.mem(frame, inst, 1, Space::Shared)?;
+                if self.imm(inst, 2)? != 128 {
+                    return invalid("a tensor map has 128 bytes");
+                }
+                Op::MapCopy { to, from }
+            }
             // Hints change nothing that a program can see.
             PtxOp::Createpolicy | PtxOp::CreatepolicyCvt => {
                 let (d, zero) = (self.d64(frame, &inst.operands[0])?, self.c64(0));

@@ -9,6 +9,7 @@
 //! before anything is launched.
 
 mod arith;
+mod carry;
 mod cfg;
 mod control;
 mod float;
@@ -18,6 +19,7 @@ mod moves;
 mod operands;
 mod slots;
 mod sync;
+mod tensor_map;
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,6 +34,10 @@ use crate::isa::{Inst, Kernel, Op, PSrc, ParamSlot, R, Row32, Row64};
 use crate::memory::SHARED_START;
 use operands::Frame;
 use slots::Files;
+
+/// Instructions of a kernel with all its calls inlined. Chains of functions that
+/// each call the next one twice grow without bound.
+const MAX_CODE: usize = 1 << 20;
 
 /// Why one instruction cannot be decoded.
 pub(crate) enum Refusal {
@@ -80,7 +86,7 @@ fn kernel(
         local_top: 0,
         line: 0,
         guard: PSrc::TRUE,
-        depth: 0,
+        calls: Vec::new(),
     };
     d.layout_params(entry);
     d.layout_shared(entry)?;
@@ -120,7 +126,8 @@ pub(crate) struct Decoder<'a> {
     local_top: u32,
     line: u32,
     guard: PSrc,
-    depth: u32,
+    /// Functions that are being inlined.
+    calls: Vec<ItemId>,
 }
 
 impl<'a> Decoder<'a> {
@@ -243,6 +250,10 @@ impl<'a> Decoder<'a> {
                 Stmt::Label(l) => frame.labels[l.index()] = Some(self.here()),
                 Stmt::Inst(inst) => {
                     self.line = inst.line;
+                    if self.kernel.code.len() > MAX_CODE {
+                        let what = format!("a kernel of more than {MAX_CODE} instructions");
+                        return Err(self.refuse(inst, Refusal::Unsupported(what)));
+                    }
                     let at = self.here();
                     self.inst(&mut frame, inst)
                         .map_err(|r| self.refuse(inst, r))?;
@@ -334,6 +345,8 @@ impl<'a> Decoder<'a> {
             | Prefetchu
             | Applypriority
             | Discard
+            | TensormapReplace
+            | TensormapCpFenceproxy
             | Createpolicy
             | CreatepolicyCvt
             | CpAsync

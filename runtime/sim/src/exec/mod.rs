@@ -15,8 +15,10 @@
 pub mod alu;
 mod alu_rare;
 pub mod atom;
+mod carry;
 pub mod copy;
 mod cvt;
+mod map_edit;
 mod matrix;
 pub mod mem;
 pub mod mma;
@@ -263,6 +265,9 @@ impl Core<'_> {
             } => {
                 return self.brx(f, *index, targets, *join, active, consts);
             }
+            Op::Carry(c) => self.carry(c, active, consts),
+            Op::MapReplace(m) => self.map_replace(m, active, consts)?,
+            Op::MapCopy { to, from } => self.map_copy(*to, *from, active, consts)?,
             Op::Atom(a) => {
                 let before = self.flight.progress;
                 self.atom(a, active, consts)?;

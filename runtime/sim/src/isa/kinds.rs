@@ -329,3 +329,28 @@ pub enum MmaKind {
     },
     Double,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CarryOp {
+    Add,
+    Sub,
+    MadLo,
+    MadHi,
+}
+
+/// Fields of a tensor map that a kernel can write (PTX ISA "tensormap.replace").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapField {
+    GlobalAddress,
+    /// One less than the number of dimensions.
+    Rank,
+    BoxDim,
+    GlobalDim,
+    /// In bytes.
+    GlobalStride,
+    ElementStride,
+    ElemType,
+    Interleave,
+    SwizzleMode,
+    FillMode,
+}

@@ -42,7 +42,7 @@ fn cluster_reduction_in_distributed_shared_memory() {
     x.iter().for_each(|v| bins[*v as usize % 64] += 1);
     let ptx = include_str!("cuda_cluster_reduce.ptx");
     on_every_device("cuda_cluster_reduce", ptx, |d| {
-        let (out, counts) = (d.alloc(8 * clusters), d.alloc(4 * bins.len()));
+        let (out, counts) = (d.alloc(8 * clusters), d.zeros(4 * bins.len()));
         let args = [
             Arg::U64(out),
             Arg::U64(counts),
@@ -255,7 +255,7 @@ fn atomics_and_the_last_block() {
         t
     };
     on_every_device("cuda_atomics", include_str!("cuda_atomics.ptx"), |d| {
-        let (totals, counts) = (upload_u32(d.gpu, &start), d.alloc(4 * 32));
+        let (totals, counts) = (upload_u32(d.gpu, &start), d.zeros(4 * 32));
         let (partial, total) = (d.alloc(8 * blocks as usize), d.alloc(8));
         let args = [
             Arg::U64(totals),

@@ -41,7 +41,8 @@ atomics(Totals* t, unsigned* bins, unsigned long long* partial, unsigned long lo
         atomicMin(&t->signed_min, static_cast<int>(v) - 1000000);
         // There is no atomic product.
         auto* bits = reinterpret_cast<unsigned long long*>(&t->product);
-        unsigned long long old = *bits, seen;
+        // Others write it at the same time, so a plain load would be a race.
+        unsigned long long old = *const_cast<volatile unsigned long long*>(bits), seen;
         do {
             seen = old;
             double next = __longlong_as_double(static_cast<long long>(seen)) * (v % 2 ? 2.0 : 1.0);
@@ -64,6 +65,7 @@ atomics(Totals* t, unsigned* bins, unsigned long long* partial, unsigned long lo
         unsigned long long all = 0;
         for (int b = 0; b < gridDim.x; b++) all += *const_cast<volatile unsigned long long*>(partial + b);
         *total = all;
-        finished = 0;
+        // Ready for the next launch.
+        atomicExch(&finished, 0u);
     }
 }

@@ -97,7 +97,11 @@ fp8_gemm(float* out, const __grid_constant__ CUtensorMap a, const __grid_constan
         wait(&s.full[at], i / STAGES & 1);
         float acc[32];
 #pragma unroll
-        for (int e = 0; e < 32; e++) acc[e] = 0;
+        for (int e = 0; e < 32; e++) {
+            acc[e] = 0;
+            // Or the compiler moves the zeros behind the fence.
+            asm volatile("" : "+f"(acc[e])::"memory");
+        }
         asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
         for (int q = 0; q < BK / 32; q++)

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use super::common::{Arg, download_f32, upload, upload_f32};
 use super::{Device, Random, ScaledGemm, config, on_every_device, softmax_reference, to_f64};
 
-fn with_scratch(args: &[Arg]) -> Vec<Arg> {
+pub fn with_scratch(args: &[Arg]) -> Vec<Arg> {
     let mut args = args.to_vec();
     args.extend([Arg::U64(0), Arg::U64(0)]);
     args

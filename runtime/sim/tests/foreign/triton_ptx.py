@@ -10,7 +10,7 @@ SOURCE.py has one `@triton.jit` function and says how it is compiled:
     OPTIONS    num_warps, num_stages
 
 It prints what a launcher has to know: threads, bytes of dynamic shared memory,
-bytes of global scratch memory.
+bytes of global scratch memory, tensor descriptors.
 """
 
 import os
@@ -51,6 +51,8 @@ def main():
         f"threads {32 * kernel.metadata.num_warps}, dynamic shared memory {kernel.metadata.shared}, "
         f"scratch {kernel.metadata.global_scratch_size}"
     )
+    for tensor in kernel.metadata.tensordesc_meta or []:
+        print(f"descriptor: {tensor}")
 
 
 main()

@@ -7,6 +7,7 @@
 //! xtask uses no other crate of the workspace and links no LLVM, so that it
 //! builds on a machine that has nothing but Rust and a C linker.
 
+mod bench;
 mod bless;
 mod demo;
 mod error;
@@ -46,6 +47,8 @@ enum Command {
     Demo(demo::Args),
     /// Set up, then run every check: format, clippy, tests, docs
     Test(test::Args),
+    /// Measure how fast a part is, beside its aims
+    Bench(bench::Args),
     /// Run the tests and accept every snapshot that changed (read the diff before you commit it)
     Bless(bless::Args),
     /// Compile again the simulator's test kernels that nvcc and Triton make
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Test(args) => test::main(&args),
+        Command::Bench(args) => bench::main(&args),
         Command::Bless(args) => bless::main(&args),
         Command::Foreign(args) => foreign::main(&args),
         Command::GpuKit(args) => gpu_kit::main(&args),

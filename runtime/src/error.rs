@@ -197,6 +197,10 @@ impl RuntimeError {
 #[derive(Clone, Debug, Error)]
 pub enum DeviceError {
     /// No such kind of device.
+    #[error(
+        "--check is for the simulated device: on a GPU nothing tells races; leave it out, or use `--device sim`"
+    )]
+    ChecksOnGpu,
     #[error("there is no device `{asked}`; known are `sim`, `cuda` and `cuda:N`")]
     Unknown {
         /// Asked for.
@@ -331,6 +335,7 @@ impl DeviceError {
         matches!(
             self,
             Self::Unknown { .. }
+                | Self::ChecksOnGpu
                 | Self::NoDriver
                 | Self::DriverTooOld { .. }
                 | Self::NoGpu

@@ -34,8 +34,8 @@ pub use check::{
 pub use device::{
     CodeSource, CudaDevice, CudaProbe, Device, DeviceKind, DeviceMemory, DeviceOptions,
     DeviceProps, DeviceTime, EventId, FunctionId, FunctionInfo, GpuInfo, Launch, LaunchDims,
-    LaunchObserver, LaunchReport, ModuleImage, ParamSlot, PlanBuffer, SequenceError, SequenceKey, SimDevice,
-    StreamId, TensorMapSpec, open_device, probe_cuda,
+    LaunchObserver, LaunchReport, ModuleImage, ParamSlot, PlanBuffer, SequenceError, SequenceKey,
+    SimDevice, StreamId, TensorMapSpec, open_device, probe_cuda,
 };
 pub use error::{DeviceError, RuntimeError, WeightError};
 pub use model::{MemoryPlan, Model};

@@ -28,6 +28,9 @@ pub struct ModelArgs {
     /// `sim`, the simulated GPU, or `cuda`, an NVIDIA GPU (`cuda:1` for the second one).
     #[arg(long, default_value = "sim")]
     device: String,
+    /// Lets the simulated device look for races, missing fences and uses of what nothing has written.
+    #[arg(long)]
+    check: bool,
     /// Tokens of a prefill step [default: the largest that the bundle allows].
     #[arg(long)]
     pub chunk: Option<usize>,
@@ -51,10 +54,14 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
         .device
         .parse()
         .map_err(mcc_runtime::RuntimeError::from)?;
+    let checked = |options| DeviceOptions {
+        check: args.check,
+        ..options
+    };
     // A GPU that is not there shows before the time of a build is spent.
     let gpu = match kind {
         DeviceKind::Sim => None,
-        DeviceKind::Cuda(_) => Some(open(kind, &DeviceOptions::default())?),
+        DeviceKind::Cuda(_) => Some(open(kind, &checked(DeviceOptions::default()))?),
     };
     let (bundle, build) = bundle(&args.bundle, &args.target)?;
     let weights = match &args.weights {
@@ -71,7 +78,7 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
     let eos = bundle.manifest.tokenizer.eos.clone();
     let device = match gpu {
         Some(device) => device,
-        None => open(kind, &DeviceOptions::for_bundle(&bundle))?,
+        None => open(kind, &checked(DeviceOptions::for_bundle(&bundle)))?,
     };
     let mut model = Model::load(device, bundle)?;
     let bar = bar("loading weights");

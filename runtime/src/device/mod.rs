@@ -471,6 +471,7 @@ pub fn open_device(
     options: &DeviceOptions,
 ) -> Result<Box<dyn Device>, DeviceError> {
     match kind {
+        DeviceKind::Cuda(_) if options.check => Err(DeviceError::ChecksOnGpu),
         DeviceKind::Sim => Ok(Box::new(SimDevice::new(options))),
         DeviceKind::Cuda(ordinal) => Ok(Box::new(CudaDevice::open(ordinal, options)?)),
     }

@@ -18,6 +18,9 @@ pub struct ModelArgs {
     /// `sim`, the simulated GPU, or `cuda` or `cuda:N`, an NVIDIA GPU.
     #[arg(long, default_value = "sim")]
     pub device: String,
+    /// Lets the simulated device look for races, missing fences and uses of what nothing has written.
+    #[arg(long)]
+    pub check: bool,
     /// Tokens of a prefill step; the largest that the bundle allows when absent.
     #[arg(long)]
     pub chunk: Option<usize>,
@@ -63,7 +66,11 @@ impl ModelArgs {
     pub fn load(&self) -> Result<Model, Failure> {
         let kind: DeviceKind = self.device.parse()?;
         let bundle = Bundle::read(&self.bundle)?;
-        let device = open(kind, &bundle)?;
+        let options = DeviceOptions {
+            check: self.check,
+            ..DeviceOptions::for_bundle(&bundle)
+        };
+        let device = open_device(kind, &options)?;
         let mut model = Model::load(device, bundle)?;
         self.weights.load(&mut model)?;
         Ok(model)

@@ -314,6 +314,7 @@ impl Core<'_> {
 
 impl Group {
     /// `wgmma.mma_async` of the warpgroup that begins at warp `base`.
+    #[allow(clippy::too_many_arguments)] // One product.
     pub fn check_wgmma(
         &mut self,
         env: &Env<'_>,

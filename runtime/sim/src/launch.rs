@@ -438,7 +438,8 @@ impl Gpu {
         if cfg.grid.contains(&0) || cfg.block.contains(&0) || cfg.cluster.contains(&0) {
             return Err(format!("an empty dimension in {cfg:?}"));
         }
-        let threads: u64 = cfg.block.iter().map(|&b| u64::from(b)).product();
+        let product = |dims: [u32; 3]| dims.iter().fold(1, |n: u64, &d| n.saturating_mul(d.into()));
+        let threads = product(cfg.block);
         if threads > 1024 || cfg.block[2] > 64 {
             return Err(format!(
                 "a block of {:?} threads is over 1024 (or 64 along z)",
@@ -469,7 +470,7 @@ impl Gpu {
                 cfg.cluster
             ));
         }
-        let ranks: u64 = cfg.cluster.iter().map(|&c| u64::from(c)).product();
+        let ranks = product(cfg.cluster);
         if ranks > 16 {
             return Err(format!("a cluster of {ranks} blocks is over 16"));
         }
@@ -477,6 +478,17 @@ impl Gpu {
             return Err(format!(
                 "the grid {:?} is no multiple of the cluster {:?}",
                 cfg.grid, cfg.cluster
+            ));
+        }
+        // The device keeps the local memory of as many blocks as are resident:
+        // at most 2048 threads and 32 blocks on an SM.
+        let on_device = u64::from(self.config.sms) * (2048 / threads).clamp(1, 32);
+        let resident = product(cfg.grid).min(on_device).max(ranks);
+        let local = u64::from(k.local_bytes) * threads.next_multiple_of(32) * resident;
+        if local > self.config.global_bytes {
+            return Err(format!(
+                "{local} bytes of local memory for {resident} resident blocks are over the device's {}",
+                self.config.global_bytes
             ));
         }
         let smem = u64::from(k.static_smem) + u64::from(cfg.dynamic_smem);

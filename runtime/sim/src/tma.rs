@@ -85,6 +85,15 @@ impl Tile {
         self.bytes
     }
 
+    /// Bytes of shared memory that the box may touch: the swizzle moves units
+    /// within lines of 128 bytes, also in a last line that is not full.
+    pub fn footprint(&self) -> u64 {
+        match self.swizzle {
+            Swizzle::None => self.bytes,
+            _ => self.bytes.next_multiple_of(128),
+        }
+    }
+
     /// The parts of the tensor that the box at `coords` covers: address and
     /// bytes of each row, for the checkers.
     pub fn rows(&self, coords: &[i32; 5]) -> Vec<(u64, u64)> {
@@ -128,7 +137,7 @@ impl Tile {
         }
     }
 
-    /// Moves the box at `coords`; `shared` is its [`Self::bytes`] at the shared
+    /// Moves the box at `coords`; `shared` is its [`Self::footprint`] at the shared
     /// address `address`.
     pub fn transfer(
         &self,
@@ -153,7 +162,15 @@ impl Tile {
                     inside = false;
                     break;
                 }
-                row = row.wrapping_add(x as u64 * self.strides[d]);
+                let offset = (x as u64).checked_mul(self.strides[d]);
+                let Some(next) = offset.and_then(|o| row.checked_add(o)) else {
+                    return Err(TileError::Global {
+                        address: u64::MAX,
+                        bytes: row_bytes,
+                        hint: String::new(),
+                    });
+                };
+                row = next;
             }
             self.row(
                 table,

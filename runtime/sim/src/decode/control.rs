@@ -8,6 +8,13 @@ use crate::error::SimError;
 use crate::exec::state::NO_JOIN;
 use crate::isa::{Op, PSrc};
 
+/// Deeper than any call tree that compilers leave in a kernel.
+const MAX_DEPTH: usize = 64;
+/// Calls that are inlined into one kernel, and its instructions then: far above
+/// what any kernel has.
+const MAX_CALLS: u32 = 1 << 14;
+const MAX_CODE: usize = 1 << 22;
+
 impl<'a> Decoder<'a> {
     pub(super) fn control(&mut self, frame: &mut Frame<'a>, inst: &'a Inst) -> Decoded<()> {
         match inst.op {
@@ -86,6 +93,14 @@ impl<'a> Decoder<'a> {
         if self.calls.contains(id) {
             return unsupported("a recursive call");
         }
+        if self.calls.len() >= MAX_DEPTH {
+            return unsupported(format!("calls nested {MAX_DEPTH} deep"));
+        }
+        // Functions that call each other twice grow as powers of two.
+        if self.inlined >= MAX_CALLS || self.kernel.code.len() > MAX_CODE {
+            return unsupported("a kernel of so many instructions with all calls inlined");
+        }
+        self.inlined += 1;
         let mut place = |list: &[Operand]| -> Decoded<Vec<u32>> {
             list.iter()
                 .map(|o| match o {

@@ -55,6 +55,20 @@ pub(crate) fn invalid<T>(what: impl Into<String>) -> Decoded<T> {
     Err(Refusal::Invalid(what.into()))
 }
 
+/// Bytes that a kernel may declare: of parameters (PTX ISA 8.1 and later), of
+/// static shared memory, far above the 48 KiB of the device, and of a thread's
+/// local memory.
+const MOST_PARAM: u64 = 32_764;
+const MOST_SHARED: u64 = 1 << 24;
+const MOST_LOCAL: u64 = 512 << 10;
+
+/// The first place from `end` on with this alignment, when the bytes fit there.
+fn place(end: u64, bytes: u64, align: u64) -> Option<u64> {
+    let at = end.checked_next_multiple_of(align.max(1))?;
+    at.checked_add(bytes)?;
+    Some(at)
+}
+
 /// Decodes every kernel. `addresses` has the device address of each global or
 /// constant variable of the module.
 pub(crate) fn kernels(
@@ -87,8 +101,9 @@ fn kernel(
         line: 0,
         guard: PSrc::TRUE,
         calls: Vec::new(),
+        inlined: 0,
     };
-    d.layout_params(entry);
+    d.layout_params(entry)?;
     d.layout_shared(entry)?;
     d.directives(entry);
     d.function(entry, None)?;
@@ -128,6 +143,8 @@ pub(crate) struct Decoder<'a> {
     guard: PSrc,
     /// Functions that are being inlined.
     calls: Vec<ItemId>,
+    /// Calls that were inlined.
+    inlined: u32,
 }
 
 impl<'a> Decoder<'a> {
@@ -142,17 +159,26 @@ impl<'a> Decoder<'a> {
     }
 
     /// PTX ISA 7.1: parameters in order, each at its alignment.
-    fn layout_params(&mut self, entry: &Function) {
-        let mut at = 0u64;
+    fn layout_params(&mut self, entry: &Function) -> Result<(), SimError> {
+        let mut end = 0u64;
         for p in &entry.params {
-            at = at.next_multiple_of(p.alignment());
+            let at = place(end, p.bytes(), p.alignment()).filter(|at| at + p.bytes() <= MOST_PARAM);
+            let Some(at) = at else {
+                return Err(SimError::BadPtx {
+                    message: format!(
+                        "kernel `{}` has over {MOST_PARAM} bytes of parameters",
+                        entry.name
+                    ),
+                });
+            };
             self.kernel.params.push(ParamSlot {
                 offset: at as u32,
                 size: p.bytes() as u32,
             });
-            at += p.bytes();
+            end = at + p.bytes();
         }
-        self.kernel.param_bytes = at as u32;
+        self.kernel.param_bytes = end as u32;
+        Ok(())
     }
 
     /// Static shared variables in order, then the dynamic ones, which all
@@ -164,7 +190,17 @@ impl<'a> Decoder<'a> {
             .filter(|f| f.body.is_some())
             .collect();
         let used = |id: ItemId| bodies.iter().any(|f| mentions(f, id));
-        let mut at = u64::from(SHARED_START);
+        let too_much = || SimError::BadPtx {
+            message: format!(
+                "kernel `{}` has over {MOST_SHARED} bytes of static shared memory",
+                entry.name
+            ),
+        };
+        let mut end = u64::from(SHARED_START);
+        let mut next = |bytes: u64, align: u64| {
+            let at = place(end, bytes, align).filter(|at| at + bytes <= MOST_SHARED);
+            at.inspect(|at| end = at + bytes).ok_or_else(too_much)
+        };
         let mut dynamic = Vec::new();
         for (i, item) in self.module.items.iter().enumerate() {
             let Item::Variable(v) = item else { continue };
@@ -175,9 +211,8 @@ impl<'a> Decoder<'a> {
                 dynamic.push(v);
                 continue;
             }
-            at = at.next_multiple_of(v.alignment());
+            let at = next(v.bytes(), v.alignment())?;
             self.shared.insert(v.name.clone(), at as u32);
-            at += v.bytes();
         }
         // Variables inside the body are static as well.
         for v in entry
@@ -186,21 +221,16 @@ impl<'a> Decoder<'a> {
             .flat_map(|b| &b.vars)
             .filter(|v| v.space.is_shared_cta())
         {
-            at = at.next_multiple_of(v.alignment());
+            let at = next(v.bytes(), v.alignment())?;
             self.shared.insert(local_name(v), at as u32);
-            at += v.bytes();
         }
         if let Some(align) = dynamic.iter().map(|v| v.alignment()).max() {
-            at = at.next_multiple_of(align.max(16));
+            let at = next(0, align.max(16))?;
             for v in dynamic {
                 self.shared.insert(v.name.clone(), at as u32);
             }
         }
-        if at > 1 << 24 {
-            return Err(SimError::BadPtx {
-                message: "more than 16 MB of static shared memory".into(),
-            });
-        }
+        let at = end;
         self.kernel.static_smem = at as u32 - SHARED_START;
         Ok(())
     }
@@ -214,7 +244,8 @@ impl<'a> Decoder<'a> {
         for d in &entry.directives {
             match d {
                 Directive::MaxNtid(v) => {
-                    self.kernel.max_threads = Some(v.iter().map(|&x| u64::from(x)).product());
+                    self.kernel.max_threads =
+                        Some(v.iter().fold(1, |n: u64, &x| n.saturating_mul(x.into())));
                 }
                 Directive::MaxNreg(n) => self.kernel.max_registers = Some(*n),
                 Directive::MinNctaPerSm(n) => self.kernel.min_blocks = Some(*n),
@@ -240,7 +271,7 @@ impl<'a> Decoder<'a> {
             let offset = if v.space.is_shared_cta() {
                 self.shared.get(&local_name(v)).copied().unwrap_or(0)
             } else {
-                self.local(v.bytes(), v.alignment())
+                self.local(v.bytes(), v.alignment())?
             };
             frame.vars.push(offset);
         }
@@ -315,10 +346,20 @@ impl<'a> Decoder<'a> {
     }
 
     /// Bytes of local memory for a variable.
-    fn local(&mut self, bytes: u64, align: u64) -> u32 {
-        let at = u64::from(self.local_top).next_multiple_of(align.max(1));
-        self.local_top = (at + bytes) as u32;
-        at as u32
+    fn local(&mut self, bytes: u64, align: u64) -> Result<u32, SimError> {
+        let at = place(self.local_top.into(), bytes, align);
+        match at {
+            Some(at) if at + bytes <= MOST_LOCAL => {
+                self.local_top = (at + bytes) as u32;
+                Ok(at as u32)
+            }
+            _ => Err(SimError::BadPtx {
+                message: format!(
+                    "kernel `{}` has over {MOST_LOCAL} bytes of local memory a thread",
+                    self.kernel.name
+                ),
+            }),
+        }
     }
 
     fn inst(&mut self, frame: &mut Frame<'a>, inst: &'a mcc_ptx::Inst) -> Decoded<()> {

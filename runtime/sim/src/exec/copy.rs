@@ -410,6 +410,16 @@ impl<'a> Core<'a> {
 
     /// Tells the checkers which ranges a copy touches, before it does.
     fn check_issue(&mut self, work: &Work, lane: u32) -> Exec<()> {
+        let size = match work {
+            Work::LoadTensor { tile, .. } | Work::StoreTensor { tile, .. } => tile.bytes(),
+            Work::Load { bytes, .. } | Work::Store { bytes, .. } => u64::from(*bytes),
+            _ => 0,
+        };
+        // What shared memory cannot hold is out of bounds when it is performed;
+        // up to 4 GiB of it have no shadow.
+        if size > u64::from(self.env.shared_bytes()) {
+            return Ok(());
+        }
         let range = |space, address, len, writes| Range {
             space,
             address,
@@ -628,11 +638,12 @@ impl<'a> Core<'a> {
         lane: u32,
         direction: Direction,
     ) -> Exec<()> {
-        let place = self.place(Space::Shared, at, tile.bytes(), 128, lane)?;
+        let place = self.place(Space::Shared, at, tile.footprint(), 128, lane)?;
         let Home::Shared(cta) = place.home else {
             return Err(illegal("a tile lies in shared memory"));
         };
-        let shared = &mut self.ctas[cta].shared_bytes_mut()[place.at..][..tile.bytes() as usize];
+        let shared =
+            &mut self.ctas[cta].shared_bytes_mut()[place.at..][..tile.footprint() as usize];
         tile.transfer(self.env.table, coords, shared, at as u32, direction)
             .map_err(tile_fault)
     }

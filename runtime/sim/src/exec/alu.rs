@@ -6,7 +6,7 @@
 //! The whole match is compiled for several instruction sets.
 
 use crate::isa::{
-    A32, A64, BoolOp, CONST, Cmp, CmpType, FULL, Op, P, PSrc, R, Row, Row32, Row64, Shift,
+    A32, A64, BoolOp, CONST, Cmp, CmpType, FULL, Inst, Op, P, PSrc, R, Row, Row32, Row64, Shift,
 };
 use crate::numerics::approx::{Approx, ex2};
 use crate::numerics::convert::{bf16_to_f32, f16_to_f32};
@@ -101,15 +101,27 @@ impl Regs {
     }
 }
 
-/// Runs a register instruction; false when the instruction is not one.
+/// Runs register instructions up to the first of another kind; how many. The
+/// first is a register instruction; those without an active lane count, too.
 #[inline]
-pub fn step(regs: &mut Regs, consts: Consts<'_>, op: &Op, mask: u32) -> bool {
+pub fn run(regs: &mut Regs, consts: Consts<'_>, code: &[Inst], mask: u32) -> u32 {
     crate::simd::with(
         #[inline(always)]
-        || step_any(regs, consts, op, mask),
+        || {
+            let mut done = 0;
+            for inst in code {
+                let active = mask & regs.pred(inst.guard);
+                if active != 0 && !step_any(regs, consts, &inst.op, active) {
+                    break;
+                }
+                done += 1;
+            }
+            done.max(1)
+        },
     )
 }
 
+/// Runs a register instruction; false when the instruction is not one.
 #[inline(always)]
 fn step_any(regs: &mut Regs, consts: Consts<'_>, op: &Op, mask: u32) -> bool {
     match *op {

@@ -212,8 +212,17 @@ impl Core<'_> {
                     pc += 1;
                 }
                 op if alu_op(op) => {
-                    alu::step(&mut self.w.regs, consts, op, active);
-                    pc += 1;
+                    // All that follow without a branch or a meeting point go at once, unless each is to be checked.
+                    let mut most = if CHECK { 1 } else { *left as usize + 1 };
+                    if join_pc > pc {
+                        most = most.min((join_pc - pc) as usize);
+                    }
+                    let rest = &kernel.code[pc as usize..];
+                    let code = &rest[..most.min(rest.len())];
+                    let done = alu::run(&mut self.w.regs, consts, code, mask);
+                    // This one is counted already.
+                    *left -= done - 1;
+                    pc += done;
                 }
                 op => {
                     self.w.frags[f].pc = pc;

@@ -55,9 +55,21 @@ impl Core<'_> {
                     self.w.regs.get32(consts, lane),
                 );
                 let c = self.w.regs.get32(consts, clamp);
-                let from = lanes32(|l| shfl_source(mode, l as u32, b[l], c[l]));
-                let bits = lanes_bits(|l| from[l] < 32);
-                let v = lanes32(|l| a[from[l] as usize & 31]);
+                let (v, bits) = crate::simd::with(
+                    #[inline(always)]
+                    || {
+                        // One loop for each mode, so that lanes need not tell them apart.
+                        let source = |mode| lanes32(|l| shfl_source(mode, l as u32, b[l], c[l]));
+                        let from = match mode {
+                            ShflMode::Up => source(ShflMode::Up),
+                            ShflMode::Down => source(ShflMode::Down),
+                            ShflMode::Bfly => source(ShflMode::Bfly),
+                            ShflMode::Idx => source(ShflMode::Idx),
+                        };
+                        let v = lanes32(|l| a[from[l] as usize & 31]);
+                        (v, lanes_bits(|l| from[l] < 32))
+                    },
+                );
                 self.w.regs.put32(d, &v, active);
                 self.w.regs.put_pred(p, bits, active);
             }

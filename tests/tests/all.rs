@@ -5,6 +5,7 @@
 //! | [`conformance`] | every kernel family's PTX, run on the simulator, means what the reference evaluator means |
 //! | [`ptx`] | the kernels of the tiny and of the published model: snapshots, and what ptxas says of them |
 //! | [`waits`] | a kernel that would wait for ever says where, and fails |
+//! | [`mutation`] | the tiny model's kernels are clean under the simulator's checkers, and bugs planted into them are found |
 //! | [`round_trip`] | every text form reads back as what was printed |
 //! | [`build`] | two builds are equal byte for byte, and the manifest says what the program says |
 //! | [`bad_input`] | whatever is wrong with an input is said in words, and nothing is left behind |
@@ -19,6 +20,7 @@ mod cuda;
 mod doctor;
 mod e2e;
 mod harness;
+mod mutation;
 mod ptx;
 mod round_trip;
 mod sources;

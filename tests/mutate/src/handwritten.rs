@@ -159,11 +159,11 @@ fn bytes(words: &[i32]) -> Vec<u8> {
     words.iter().flat_map(|w| w.to_le_bytes()).collect()
 }
 
-/// Words without pattern, between 0 and 255.
+/// Words without pattern, of 20 bits.
 fn noise(count: usize) -> Vec<i32> {
     let random = mcc_runtime::SplitMix64::new(count as u64);
     (0..count as u64)
-        .map(|n| (random.bits(n) >> 56) as i32)
+        .map(|n| (random.bits(n) >> 44) as i32)
         .collect()
 }
 

@@ -18,7 +18,7 @@ use crate::report::Report;
 use crate::same;
 use crate::subject::{Case, Left, Setting, Subject};
 
-/// Launches of a kernel that its mutants are run on.
+/// The usual number of launches of a kernel.
 const CASES: usize = 4;
 
 /// Instructions of one cluster beyond which a mutant hangs: the original's average, so many times, and as many.
@@ -33,6 +33,8 @@ pub struct Campaign {
     pub kinds: Vec<String>,
     /// At most so many mutants of one kind in one kernel; 0 for all.
     pub each: usize,
+    /// Launches of a kernel that its mutants are run on; more where that many do not execute all that is executed.
+    pub launches: usize,
     /// Of random schedules for the originals; two more are the extremes.
     pub seeds: u64,
     /// Draws the sample.
@@ -49,6 +51,7 @@ impl Default for Campaign {
             kernels: Vec::new(),
             kinds: Vec::new(),
             each: 2,
+            launches: CASES,
             seeds: 2,
             seed: 1,
             limit: None,
@@ -125,7 +128,7 @@ impl Campaign {
     ) -> Result<u64, Vec<Error>> {
         let subjects = subjects.iter().filter(|s| self.wanted(&s.kernel));
         let work: Vec<(&Subject, &Case)> = subjects
-            .flat_map(|s| s.cases.iter().take(CASES).map(move |c| (s, c)))
+            .flat_map(|s| s.cases.iter().take(self.launches).map(move |c| (s, c)))
             .collect();
         let found: Vec<Result<u64, Error>> = work
             .par_iter()
@@ -241,7 +244,7 @@ impl Campaign {
             }
         }
         rest.reverse();
-        let free = CASES.saturating_sub(cases.len());
+        let free = self.launches.saturating_sub(cases.len());
         let more = rest.split_off(free.min(rest.len()));
         cases.extend(rest);
         cases.sort_by_key(|c| c.left.stats.warp_instructions);
@@ -335,7 +338,7 @@ impl Campaign {
         let mut cost_unchanged = true;
         for (nth, completion) in tried.into_iter().enumerate() {
             // More seeds only where a launch is cheap.
-            for case in cases.iter().take(if nth < 3 { CASES } else { 1 }) {
+            for case in cases.iter().take(if nth < 3 { usize::MAX } else { 1 }) {
                 match self.once(subject, case, mutant, text, completion) {
                     Ok(left) if left.memory != case.left.memory => {
                         return Verdict::Differs {
@@ -424,21 +427,31 @@ impl Campaign {
         if let Some(reason) = same::by_definition(subject, edit, mutant.kind().name) {
             return Verdict::Same(reason);
         }
-        if let Some(probe) = probe::infection(subject, edit) {
-            let fires = |case: &&ReadyCase<'_>| {
+        let quiet = |probe: &str, completion| {
+            cases.iter().all(|case| {
                 let setting = Setting {
-                    completion: Completion::Early,
+                    completion,
                     check: false,
-                    limit: None,
+                    limit: Some(case.limit),
                     map: None,
                 };
-                let ran = case.case.run(&subject.kernel, &probe, &setting);
                 // Anything but a clean end leaves the question open.
-                ran.is_err()
-            };
-            if !cases.iter().any(fires) {
-                return Verdict::SameValue;
-            }
+                case.case.run(&subject.kernel, probe, &setting).is_ok()
+            })
+        };
+        if let Some(probe) = probe::infection(subject, edit)
+            && quiet(&probe, Completion::Early)
+        {
+            return Verdict::SameValue;
+        }
+        if matches!(mutant.kind().name, "drop-wait" | "wrong-wait")
+            && let Some(probe) = probe::early(subject, edit)
+            && schedules(6).all(|completion| quiet(&probe, completion))
+        {
+            return Verdict::Same(
+                "under every schedule tried the phase that the original waits for has completed when the mutant goes \
+                 on: the first use of a free stage, or a wait for what comes later",
+            );
         }
         if mutant.kind().class == Class::Order {
             Verdict::Survived

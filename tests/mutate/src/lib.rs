@@ -10,6 +10,7 @@
 //! Holds: the originals are clean under every schedule before a mutant is judged; a mutant counts as one that
 //! changes behaviour unless it is shown that it does not ([`judge::Verdict`]); what was not run is counted.
 
+mod flow;
 pub mod handwritten;
 pub mod judge;
 pub mod kinds;

@@ -26,12 +26,15 @@ struct Args {
     /// Mutants of one kind in one kernel, at most; 0 for all
     #[arg(long, default_value_t = 2)]
     each: usize,
+    /// Launches of a kernel that are run
+    #[arg(long, default_value_t = 4)]
+    launches: usize,
     /// Draws the sample
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// SMs of the device that launches are recorded on: few make every block work through several tiles
-    #[arg(long, default_value_t = 3)]
-    sms: u32,
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 3])]
+    sms: Vec<u32>,
     /// Random schedules for `--originals`
     #[arg(long, default_value_t = 30)]
     seeds: u64,
@@ -83,7 +86,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
     if let Some(path) = &args.bundle {
         let bundle = Bundle::read(path)?;
         let options = RecordOptions {
-            sms: args.sms,
+            sms: args.sms.clone(),
             ..RecordOptions::default()
         };
         subjects.extend(record(&bundle, &options)?);
@@ -98,6 +101,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
         kernels: args.kernels.clone(),
         kinds: args.kinds.clone(),
         each: args.each,
+        launches: args.launches,
         seeds: args.seeds,
         seed: args.seed,
         limit: args.limit.map(Duration::from_secs),

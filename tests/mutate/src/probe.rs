@@ -170,6 +170,49 @@ pub fn infection(subject: &Subject, edit: &Edit) -> Option<String> {
     Some(edited(subject, &out))
 }
 
+/// A mutant that waits for another mbarrier or for none, and traps when it goes on before the phase has completed
+/// that the original waits for.
+#[must_use]
+pub fn early(subject: &Subject, edit: &Edit) -> Option<String> {
+    let code = Code::new(subject);
+    let [(at, new)] = edit.replaced.as_slice() else {
+        return None;
+    };
+    let Stmt::Inst(old) = &code.body.stmts[*at] else {
+        return None;
+    };
+    let test = old.op == Op::MbarrierTryWait && old.has(Mod::Parity) && old.guard.is_none();
+    let (Operand::Reg(done), true, true) = (&old.operands[0], test, edit.fresh.is_empty()) else {
+        return None;
+    };
+    let ended = Reg(code.body.reg_count());
+    let guard = |reg, negated| Some(Guard { reg, negated });
+    let yes = plain(
+        Op::Setp,
+        &[Mod::Eq, Mod::Ty(Type::B32)],
+        vec![
+            Operand::Reg(ended),
+            Operand::Imm(mcc_ptx::Imm::Int(0)),
+            Operand::Imm(mcc_ptx::Imm::Int(0)),
+        ],
+    );
+    let mut asked = old.clone();
+    asked.op = Op::MbarrierTestWait;
+    asked.operands.truncate(3);
+    asked.operands[0] = Operand::Reg(ended);
+    asked.guard = guard(*done, false);
+    let trap = Inst {
+        guard: guard(ended, true),
+        ..plain(Op::Trap, &[], Vec::new())
+    };
+    let mut stmts = new.clone();
+    stmts.extend([yes, asked, trap].map(Stmt::Inst));
+    let mut out = Edit::default();
+    out.fresh.push(Type::Pred);
+    out.replaced.push((*at, stmts));
+    Some(edited(subject, &out))
+}
+
 fn waits(inst: &Inst) -> bool {
     matches!(
         inst.op,

@@ -26,8 +26,9 @@ pub struct RecordOptions {
     pub entries: Vec<String>,
     /// Which of the sizes that [`mcc_runtime::cases`] has for an entry.
     pub cases: Vec<usize>,
-    /// SMs of the device. With few, blocks that stay work through several tiles each, and rings of stages turn.
-    pub sms: u32,
+    /// SMs of the devices, one after the other. With few, blocks that stay work through several tiles each, and
+    /// rings of stages turn.
+    pub sms: Vec<u32>,
     /// Seeds of inputs.
     pub seeds: Vec<u64>,
 }
@@ -38,7 +39,7 @@ impl Default for RecordOptions {
             entries: Vec::new(),
             // One row in a long context, a tile of rows, a tile and one in a long context.
             cases: vec![0, 3, 4],
-            sms: 3,
+            sms: vec![1, 3],
             seeds: vec![0],
         }
     }
@@ -65,13 +66,36 @@ pub fn record(bundle: &Bundle, options: &RecordOptions) -> Result<Vec<Subject>, 
         cases: vec![Vec::new(); bundle.manifest.kernels.len()],
         failure: None,
     }));
-    let sms = options.sms;
+    for &sms in &options.sms {
+        on_device(bundle, options, sms, &state)?;
+    }
+    let mut state = state.borrow_mut();
+    let recorded = std::mem::take(&mut state.cases);
+    let kernels = bundle
+        .manifest
+        .kernels
+        .iter()
+        .zip(&bundle.ptx)
+        .zip(recorded);
+    kernels
+        .filter(|(_, cases)| !cases.is_empty())
+        .map(|((kernel, ptx), cases)| Subject::new(&kernel.name, ptx, cases))
+        .collect()
+}
+
+/// Records what a device with so many SMs launches.
+fn on_device(
+    bundle: &Bundle,
+    options: &RecordOptions,
+    sms: u32,
+    state: &Rc<RefCell<State>>,
+) -> Result<(), Error> {
     let device_options = DeviceOptions {
         sms,
         ..DeviceOptions::default()
     };
     let mut watched = SimDevice::new(&device_options);
-    let observer = Rc::clone(&state);
+    let observer = Rc::clone(state);
     watched.observe(Box::new(move |gpu, launch| {
         let mut state = observer.borrow_mut();
         if let Err(message) = state.launch(gpu, launch, sms) {
@@ -115,21 +139,10 @@ pub fn record(bundle: &Bundle, options: &RecordOptions) -> Result<Vec<Subject>, 
             return Err(Error::Record(failure.error.clone()));
         }
     }
-    let mut state = state.borrow_mut();
-    if let Some(message) = state.failure.take() {
-        return Err(Error::Record(message));
+    match state.borrow_mut().failure.take() {
+        Some(message) => Err(Error::Record(message)),
+        None => Ok(()),
     }
-    let recorded = std::mem::take(&mut state.cases);
-    let kernels = bundle
-        .manifest
-        .kernels
-        .iter()
-        .zip(&bundle.ptx)
-        .zip(recorded);
-    kernels
-        .filter(|(_, cases)| !cases.is_empty())
-        .map(|((kernel, ptx), cases)| Subject::new(&kernel.name, ptx, cases))
-        .collect()
 }
 
 impl State {
@@ -199,7 +212,7 @@ impl State {
         let shape: BTreeMap<&String, &u64> = dims.iter().collect();
         let shape: Vec<String> = shape.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let case = Case {
-            label: format!("{} {} seed {seed}", entry.name, shape.join(" ")),
+            label: format!("{} {} sms={sms} seed {seed}", entry.name, shape.join(" ")),
             config: LaunchConfig {
                 grid: launch.dims.grid,
                 block: [launch.dims.block, 1, 1],

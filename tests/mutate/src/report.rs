@@ -21,6 +21,21 @@ pub struct Report {
     pub check: bool,
 }
 
+/// What the columns mean.
+const WORDS: &str = "\
+Written by `cargo xtask mutate --markdown tests/mutate/report.md`; sampled with a seed, so that it can be repeated. \
+Each mutant is a kernel with one bug. It is run as early as possible, as late as allowed and at random, on launches \
+of several sizes.
+
+- refused: the text is no PTX for a Hopper device, or the tensor map is none. Not counted.
+- same: shown to compute what the original computes; the reasons are at the end. Not counted.
+- reported: the simulator stops with a fault, a race, a dead-lock, or because the kernel does not end.
+- results: nothing is reported, and a byte that the kernel leaves behind differs from the original's.
+- missed: neither, and nothing shows that it is the same.
+- masked: it computes other values, of which no byte depends that any recorded launch leaves behind under any \
+schedule. As far as anyone can see it behaves as the original does: `found` leaves it out, the last column counts it \
+as missed.";
+
 /// Counts of verdicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
@@ -112,6 +127,14 @@ impl Report {
         let kinds_run: std::collections::BTreeSet<usize> =
             self.done.iter().map(|d| d.kind).collect();
         let all = self.score(|_| true);
+        writeln!(out, "# Mutation score\n")?;
+        writeln!(out, "{WORDS}\n")?;
+        let checkers = if self.check { "on" } else { "off" };
+        writeln!(
+            out,
+            "The simulator's checkers were {checkers}; the run took {:.0} s.\n",
+            self.seconds
+        )?;
         writeln!(
             out,
             "{} mutants of {} kinds in {} kernels",

@@ -1,7 +1,8 @@
 //! The hand-written kernels are right and clean under every schedule, and bugs planted into them are found.
 
 use mcc_mutate::judge::schedules;
-use mcc_mutate::{Campaign, Setting, handwritten};
+use mcc_mutate::kinds::Class;
+use mcc_mutate::{Campaign, Done, Setting, Verdict, handwritten};
 
 /// What the tests of this crate ask for: two extreme schedules and so many random ones.
 const SEEDS: u64 = 30;
@@ -31,15 +32,38 @@ fn the_originals_are_right_under_every_schedule() {
     }
 }
 
+/// All of them, not a sample: the kernels are small.
 #[test]
-fn a_sample_of_planted_bugs_is_found() {
+fn planted_bugs_are_found() {
     let subjects = handwritten::subjects().expect("PTX");
     let campaign = Campaign {
-        each: 1,
+        each: 0,
         ..Campaign::default()
     };
     let report = campaign.run(&subjects, &|_| ()).expect("clean originals");
-    let score = report.score(|_| true);
-    assert!(score.run > 300, "{score:?}");
-    println!("{}", report.markdown());
+    let page = report.markdown();
+    let all = report.score(|_| true);
+    assert!(all.run > 1000, "{page}");
+    assert!(all.found() >= 0.97, "{page}");
+    assert!(all.strict() >= 0.95, "{page}");
+    assert!(report.class(Class::Order).by_simulator() >= 0.95, "{page}");
+    let panicked = |d: &Done| matches!(d.verdict, Verdict::Panicked(_));
+    assert!(!report.done.iter().any(panicked), "{page}");
+}
+
+/// Without the checkers most missing fences go unseen: the score measures what it should.
+#[test]
+fn the_checkers_are_what_finds_them() {
+    let subjects = handwritten::subjects().expect("PTX");
+    let score = |check| {
+        let campaign = Campaign {
+            each: 0,
+            check,
+            ..Campaign::default()
+        };
+        let report = campaign.run(&subjects, &|_| ()).expect("clean originals");
+        report.class(Class::Order).by_simulator()
+    };
+    assert!(score(false) < 0.6);
+    assert!(score(true) > 0.9);
 }

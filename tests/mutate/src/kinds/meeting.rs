@@ -24,11 +24,13 @@ pub(super) fn kinds() -> Vec<Kind> {
             drops(c, is_barrier)
         }),
         kind("late-barrier", "`bar.sync` behind the next access", |c| {
-            moved(c, is_barrier, touches_memory, true)
+            moved(c, is_meeting, |i| ordered(c, i), true)
         }),
-        kind("early-barrier", "`bar.sync` before the last access", |c| {
-            moved(c, is_barrier, touches_memory, false)
-        }),
+        kind(
+            "early-barrier",
+            "`bar.sync` or `.arrive` before the last access",
+            |c| moved(c, is_barrier, |i| ordered(c, i), false),
+        ),
         kind(
             "wrong-barrier",
             "another barrier's number, for every second warp where all threads meet",
@@ -334,6 +336,18 @@ pub(super) fn kinds() -> Vec<Kind> {
     ]
 }
 
+/// A barrier at which threads wait: an arrive that comes later than it could orders no less.
+fn is_meeting(inst: &Inst) -> bool {
+    is_barrier(inst) && !inst.has(Mod::Arrive)
+}
+
+/// What a barrier may be there to order: not loads of global memory, and not stores to it where no thread loads any.
+fn ordered(c: &Code<'_>, inst: &Inst) -> bool {
+    let global = |i: &Inst| i.space(0) == Some(mcc_ptx::Space::Global);
+    let loads = || c.of(Op::Ld).any(|(_, i)| global(i));
+    touches_memory(inst) && !(global(inst) && (inst.op == Op::Ld || !loads()))
+}
+
 fn is_barrier(inst: &Inst) -> bool {
     matches!(inst.op, Op::Bar | Op::Barrier)
 }
@@ -341,13 +355,22 @@ fn is_barrier(inst: &Inst) -> bool {
 /// The next number; where all threads meet, any number would do for all of them, so half of them take it.
 fn other_barrier(c: &Code<'_>, at: usize, inst: &Inst) -> Option<Change> {
     let id = known(c, &inst.operands[0])?;
-    if inst.operands.len() > 1 {
+    // Where some only arrive, the others of the pair do not take the new number along.
+    if inst.operands.len() > 1 && c.insts().any(|(_, i)| is_barrier(i) && i.has(Mod::Arrive)) {
         let to = (id + 1) % 16;
         return Some(instead_as(
             at,
             with_operand(inst, 0, int(to)),
             format!("{id} to {to}"),
         ));
+    }
+    // In a block of one warp all still meet.
+    if c.subject
+        .cases
+        .first()
+        .is_none_or(|case| case.config.block[0] <= 32)
+    {
+        return None;
     }
     let fresh = Operand::Reg(c.fresh(0));
     let tid = Operand::Special(mcc_ptx::SpecialReg::TidX);

@@ -449,6 +449,59 @@ fn blocks_that_hand_over_through_global_memory() {
     each(POINTERS, &fenced, &LaunchConfig::new(2, 1), 256, &bugs);
 }
 
+/// Every block adds to a sum of its own and counts itself; the last one adds up
+/// and clears the counter for the next launch with a plain store.
+const LAST: &str = r"
+    .reg .pred %p<4>; .reg .b32 %r<20>; .reg .b64 %rd<8>;
+    ld.param.u64 %rd1, [input]; ld.param.u64 %rd2, [out];
+    mov.u32 %r1, %ctaid.x; mul.wide.u32 %rd3, %r1, 4; add.s64 %rd4, %rd2, %rd3;
+    st.global.b32 [%rd4], %r1;
+    fence.acq_rel.gpu;
+    atom.global.add.u32 %r2, [%rd2+64], 1;
+    mov.u32 %r3, %nctaid.x; sub.u32 %r3, %r3, 1; setp.ne.u32 %p1, %r2, %r3;
+    @%p1 bra DONE;
+    membar.gl;
+    ld.global.v4.b32 {%r4, %r5, %r6, %r7}, [%rd2];
+    add.u32 %r4, %r4, %r5; add.u32 %r6, %r6, %r7; add.u32 %r4, %r4, %r6;
+    st.global.b32 [%rd2+128], %r4;
+    mov.u32 %r8, 0; st.global.b32 [%rd2+64], %r8;
+    DONE: ret;";
+
+#[test]
+fn the_last_block_adds_up() {
+    let bugs = [
+        bug(
+            "no fence before the counter",
+            "fence.acq_rel.gpu;",
+            "",
+            Rule::Race,
+            "two clusters",
+        ),
+        bug(
+            "no fence behind the counter",
+            "membar.gl;",
+            "",
+            Rule::Race,
+            "two clusters",
+        ),
+        bug(
+            "a narrow fence",
+            "fence.acq_rel.gpu;",
+            "fence.acq_rel.cta;",
+            Rule::Race,
+            "",
+        ),
+        bug(
+            "a write behind the fence",
+            "fence.acq_rel.gpu;",
+            "fence.acq_rel.gpu; add.u32 %r1, %r1, 5; st.global.b32 [%rd4], %r1;",
+            Rule::Race,
+            "two clusters",
+        ),
+    ];
+    each(POINTERS, LAST, &LaunchConfig::new(4, 1), 256, &bugs);
+}
+
 /// A block writes into its neighbour's shared memory.
 const CLUSTER: &str = r"
     .reg .pred %p<4>; .reg .b32 %r<20>; .reg .b64 %rd<8>;

@@ -82,7 +82,7 @@ impl Checker {
         stamp: Stamp,
         uses: bool,
     ) -> Result<(), Box<Trouble>> {
-        let own = Some(self.know[warp].slot);
+        let own = Some(self.know[warp].slots());
         let mut result = Ok(());
         for p in &self.know[warp].parts {
             if p.lanes & stamp.lanes == 0 {
@@ -183,6 +183,12 @@ impl Core<'_> {
         };
         base.writes = a.writes;
         base.strong = a.order.scope;
+        if a.writes
+            && a.order.strong()
+            && let Some(ck) = self.check.as_deref()
+        {
+            base.slot = ck.know[warp].strong;
+        }
         let mut run: Option<(Memory, u64, Stamp)> = None;
         for l in lanes(mask) {
             let Some((memory, at)) = self.memory_at(a.space, addrs[l as usize]) else {
@@ -315,8 +321,8 @@ impl Checker {
         let released = if a.order.release {
             Some((scope, self.know[warp].release(1 << lane)))
         } else {
-            let fence = self.know[warp].fenced(lane);
-            fence.map(|(s, e)| ((*s).min(scope), e.clone()))
+            let fence = self.know[warp].fenced_write(lane);
+            fence.map(|(s, e)| (s.min(scope), e))
         };
         let told = released.map(|(scope, edge)| Told {
             cluster: self.cluster,

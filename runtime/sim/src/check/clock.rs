@@ -57,13 +57,19 @@ impl Slots {
         32 * warp
     }
 
+    /// Strong writes of lane 0 of a warp: a fence lets one of them tell of what
+    /// came before the fence and of itself, but not of what lies in between.
+    pub fn strong(self, warp: u32) -> u32 {
+        32 * (self.warps + warp)
+    }
+
     /// The tensor core of the warpgroup that a warp belongs to.
     pub fn tensor_core(self, warp: u32) -> u32 {
-        32 * self.warps + warp / 4
+        64 * self.warps + warp / 4
     }
 
     fn after_tensor_cores(self) -> u32 {
-        32 * self.warps + self.warps.div_ceil(4).next_multiple_of(8)
+        64 * self.warps + self.warps.div_ceil(4).next_multiple_of(8)
     }
 
     /// `cp.async` groups of lane 0 of a warp.
@@ -89,11 +95,13 @@ impl Slots {
     /// What a slot stands for.
     pub fn owner(self, slot: u32) -> Owner {
         let (w, after) = (self.warps, self.after_tensor_cores());
-        if slot < 32 * w {
-            Owner::Threads { warp: slot / 32 }
+        if slot < 64 * w {
+            Owner::Threads {
+                warp: slot / 32 % w,
+            }
         } else if slot < after {
             Owner::TensorCore {
-                warpgroup: slot - 32 * w,
+                warpgroup: slot - 64 * w,
             }
         } else if slot < self.mbarriers() {
             let at = slot - after;
@@ -247,6 +255,7 @@ mod tests {
     fn every_slot_has_one_owner() {
         let s = Slots { warps: 6 };
         assert_eq!(s.owner(s.threads(5) + 31), Owner::Threads { warp: 5 });
+        assert_eq!(s.owner(s.strong(5) + 31), Owner::Threads { warp: 5 });
         let core = Owner::TensorCore { warpgroup: 1 };
         assert_eq!(s.owner(s.tensor_core(5)), core);
         assert_eq!(s.owner(s.cp_async(0)), Owner::CpAsync { warp: 0 });

@@ -93,7 +93,7 @@ impl Core<'_> {
             }
             Engine::CpAsync => (stamp.slot, stamp.count) = (ck.slots.cp_async(id), groups.1),
         }
-        let own = ck.know[warp].slot;
+        let own = ck.know[warp].slots();
         let Some(part) = ck.know[warp].part(lane) else {
             return Ok(());
         };

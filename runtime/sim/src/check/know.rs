@@ -47,10 +47,12 @@ pub struct WarpKnow {
     pub tick: u32,
     /// Slot of lane 0's accesses.
     pub slot: u32,
+    /// Slot of its strong writes.
+    pub strong: u32,
 }
 
 impl WarpKnow {
-    pub fn reset(&mut self, slot: u32) {
+    pub fn reset(&mut self, slot: u32, strong: u32) {
         self.parts.clear();
         self.parts.push(Part {
             lanes: u32::MAX,
@@ -58,6 +60,20 @@ impl WarpKnow {
         });
         self.tick = 1;
         self.slot = slot;
+        self.strong = strong;
+    }
+
+    /// Both slots of its accesses.
+    pub fn slots(&self) -> [u32; 2] {
+        [self.slot, self.strong]
+    }
+
+    /// A fence tells, with a strong write behind it, of that write as well.
+    pub fn fenced_write(&mut self, lane: u32) -> Option<(Scope, Edge)> {
+        let (scope, mut edge) = self.fenced(lane)?.clone();
+        edge.view.happened.raise(self.strong, 1 << lane, self.tick);
+        self.tick += 1;
+        Some((scope, edge))
     }
 
     /// Makes parts of which each lies inside or outside of `lanes`.
@@ -88,7 +104,9 @@ impl WarpKnow {
             }
         }
         let mut edge = edge.unwrap_or_default();
-        edge.view.happened.raise(self.slot, lanes, self.tick);
+        for slot in [self.slot, self.strong] {
+            edge.view.happened.raise(slot, lanes, self.tick);
+        }
         self.tick += 1;
         edge
     }
@@ -151,12 +169,13 @@ impl WarpKnow {
     /// `fence.proxy.async`: what the lanes know and did may be read by the
     /// asynchronous proxy, in shared or in global memory or in both.
     pub fn proxy_fence(&mut self, lanes: u32, spaces: [bool; 2]) {
-        let (slot, tick) = (self.slot, self.tick);
+        let (slot, strong, tick) = (self.slot, self.strong, self.tick);
         for p in self.inside(lanes) {
             let View { happened, fenced } = &mut p.know.edge.view;
             for (clock, _) in fenced.iter_mut().zip(spaces).filter(|(_, s)| *s) {
                 clock.join(happened);
                 clock.raise(slot, p.lanes, tick);
+                clock.raise(strong, p.lanes, tick);
             }
         }
         self.tick += 1;
@@ -175,10 +194,11 @@ impl WarpKnow {
         for (l, edge) in &acquired {
             self.acquire(*l, edge);
         }
-        let (slot, tick) = (self.slot, self.tick);
+        let (slot, strong, tick) = (self.slot, self.strong, self.tick);
         for p in self.inside(lanes) {
             let mut edge = p.know.edge.clone();
             edge.view.happened.raise(slot, p.lanes, tick);
+            edge.view.happened.raise(strong, p.lanes, tick);
             p.know.fence.clear();
             p.know.fence.push((p.lanes, (scope, edge)));
         }
@@ -186,7 +206,7 @@ impl WarpKnow {
     }
 
     /// What a fence before it lets a relaxed write of `lane` release.
-    pub fn fenced(&self, lane: u32) -> Option<&(Scope, Edge)> {
+    fn fenced(&self, lane: u32) -> Option<&(Scope, Edge)> {
         let fences = &self.part(lane)?.know.fence;
         let own = fences.iter().find(|(l, _)| l >> lane & 1 != 0);
         own.map(|(_, fence)| fence)
@@ -209,29 +229,29 @@ pub struct Reader<'a> {
     cluster: u64,
     /// All of these must know: the warps of a warpgroup, or one part of a warp.
     knows: SmallVec<[&'a Know; 4]>,
-    /// Slot of the warp's own accesses.
-    pub own_slot: Option<u32>,
+    /// Slots of the warp's own accesses.
+    own: Option<[u32; 2]>,
     /// The lane, when an engine works for one.
     pub lane: Option<u32>,
 }
 
 impl<'a> Reader<'a> {
-    pub fn one(cluster: u64, know: &'a Know, own_slot: Option<u32>) -> Reader<'a> {
+    pub fn one(cluster: u64, know: &'a Know, own: Option<[u32; 2]>) -> Reader<'a> {
         Reader {
             cluster,
             knows: SmallVec::from_slice(&[know]),
-            own_slot,
+            own,
             lane: None,
         }
     }
 
     /// An engine that works for one lane: what the lane itself did before is
     /// over for it, what its warp did is not.
-    pub fn engine(cluster: u64, know: &'a Know, own_slot: u32, lane: u32) -> Reader<'a> {
+    pub fn engine(cluster: u64, know: &'a Know, own: [u32; 2], lane: u32) -> Reader<'a> {
         Reader {
             cluster,
             knows: SmallVec::from_slice(&[know]),
-            own_slot: Some(own_slot),
+            own: Some(own),
             lane: Some(lane),
         }
     }
@@ -240,9 +260,14 @@ impl<'a> Reader<'a> {
         Reader {
             cluster,
             knows: knows.collect(),
-            own_slot: None,
+            own: None,
             lane: None,
         }
+    }
+
+    /// Whether a slot is that of the warp itself.
+    pub fn owns(&self, slot: u32) -> bool {
+        self.own.is_some_and(|o| o.contains(&slot))
     }
 
     /// Whether a stamp's `lanes` are known to be past it, in the clock that
@@ -280,8 +305,8 @@ mod tests {
     #[test]
     fn a_lane_that_learns_alone_parts_until_the_warp_meets() {
         let (mut a, mut b) = (WarpKnow::default(), WarpKnow::default());
-        a.reset(0);
-        b.reset(32);
+        a.reset(0, 1000);
+        b.reset(32, 1032);
         let edge = a.release(1);
         b.acquire(1 << 5, &edge);
         let knows = |w: &WarpKnow, lane: u32, slot, of, count| {
@@ -298,8 +323,8 @@ mod tests {
     #[test]
     fn what_one_lane_saw_is_acquired_by_its_own_fence_after_a_meeting() {
         let (mut a, mut b) = (WarpKnow::default(), WarpKnow::default());
-        a.reset(0);
-        b.reset(32);
+        a.reset(0, 1000);
+        b.reset(32, 1032);
         a.fence(1, Scope::Gpu);
         a.meet(u32::MAX);
         assert!(a.fenced(0).is_some() && a.fenced(1).is_none());
@@ -320,7 +345,7 @@ mod tests {
     #[test]
     fn what_comes_after_a_release_is_not_told() {
         let mut a = WarpKnow::default();
-        a.reset(0);
+        a.reset(0, 1000);
         let edge = a.release(1);
         assert_eq!(a.tick, 2);
         assert!(edge.view.happened.covers(0, 1, 1) && !edge.view.happened.covers(0, 1, 2));
@@ -333,7 +358,7 @@ mod tests {
     #[test]
     fn other_clusters_are_known_by_name() {
         let mut a = WarpKnow::default();
-        a.reset(0);
+        a.reset(0, 1000);
         let edge = abroad(&a.release(2), 7);
         assert!(edge.view == View::default());
         let far = edge.far.as_deref().expect("told");

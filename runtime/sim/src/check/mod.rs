@@ -112,7 +112,8 @@ impl Checker {
         let warps = self.slots.warps as usize;
         self.know.resize_with(warps, WarpKnow::default);
         for (w, k) in self.know.iter_mut().enumerate() {
-            k.reset(self.slots.threads(w as u32));
+            let w = w as u32;
+            k.reset(self.slots.threads(w), self.slots.strong(w));
         }
         if !env.kernel.touch.is_empty() {
             self.registers.resize_with(warps, Registers::default);

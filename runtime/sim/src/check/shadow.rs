@@ -257,7 +257,7 @@ fn ordered(old: &Stamp, new: &Stamp, reader: &Reader<'_>) -> bool {
         return reader.knows(old, lanes, |v| &v.happened);
     }
     let mut lanes = old.lanes_of(new.bytes);
-    if reader.own_slot == Some(old.slot) {
+    if reader.owns(old.slot) {
         // A lane's own accesses come in program order.
         if old.lanes == new.lanes && old.bytes == new.bytes && old.chunk == new.chunk {
             let apart = old.chunk != 0 || old.lanes.is_power_of_two();
@@ -310,7 +310,7 @@ mod tests {
     }
 
     fn reader(know: &Know, own: u32) -> Reader<'_> {
-        Reader::one(0, know, Some(own))
+        Reader::one(0, know, Some([own, 1000 + own]))
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn sim_run() {
     fuzz(
         "sim_run",
         |r| {
-            let count = 64 + (r.next() % 1000) as usize;
+            let count = 64 + (r.word() % 1000) as usize;
             r.bytes(count)
         },
         targets::sim_run,

@@ -13,6 +13,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod approximate;
 mod arithmetic;
 mod conversions;
 mod exact;

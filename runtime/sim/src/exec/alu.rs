@@ -305,20 +305,12 @@ pub fn lanes64(f: impl Fn(usize) -> u64) -> Row64 {
     v
 }
 
-/// One bit a lane.
+/// One bit a lane. Written so that the compiler makes a vector comparison of it.
 #[inline(always)]
 pub fn lanes_bits(f: impl Fn(usize) -> bool) -> u32 {
-    let mut bytes = [0u8; 32];
-    for (l, x) in bytes.iter_mut().enumerate() {
-        *x = u8::from(f(l));
-    }
     let mut bits = 0;
-    for (i, group) in bytes.chunks_exact(8).enumerate() {
-        let mut word = [0u8; 8];
-        word.copy_from_slice(group);
-        // Gathers the low bit of every byte into the top byte.
-        let packed = u64::from_le_bytes(word).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-        bits |= (packed as u32) << (8 * i);
+    for l in 0..32 {
+        bits |= if f(l) { 1 << l } else { 0 };
     }
     bits
 }

@@ -212,7 +212,7 @@ impl Core<'_> {
         }
     }
 
-    /// `wgmma.wait_group`, once the products are done.
+    /// An instruction that may read or write registers of `wgmma`.
     pub fn check_touch(&mut self, pc: u32) -> Exec<()> {
         let kernel = self.env.kernel;
         let Some(&t) = kernel.touch.get(pc as usize) else {

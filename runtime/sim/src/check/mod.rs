@@ -13,7 +13,8 @@
 //!   global     the same for global memory, across the blocks of a launch
 //!   mbarriers  phases, and the loads that they stand for
 //!   registers  accumulators and fragments of wgmma
-//!   access     hooks: loads, stores, atomics, barriers, fences
+//!   access     hooks: loads, stores, atomics
+//!   barriers   hooks: barriers, fences, mbarriers
 //!   engines    hooks: copies, tensor cores, the end of a block
 //!   report     findings in words
 //! ```
@@ -22,6 +23,7 @@
 //! is taken as known; and of a cell's accesses only so many are kept.
 
 mod access;
+mod barriers;
 mod clock;
 mod engines;
 mod global;

@@ -11,7 +11,6 @@ use super::alu::Consts;
 use super::reach::{self, Home, Place};
 use super::state::Core;
 use super::sync::lanes;
-use crate::check::{Engine, Range};
 use crate::error::{Exec, FaultKind, illegal, trouble};
 use crate::isa::{Addr, AtomOp, Bulk, BulkKind, CpAsync, Op, R, Space};
 use crate::launch::Completion;
@@ -41,7 +40,7 @@ pub enum GroupKind {
 }
 
 #[derive(Debug, Clone)]
-enum Work {
+pub(super) enum Work {
     LoadTensor {
         tile: Tile,
         coords: [i32; 5],
@@ -120,7 +119,7 @@ impl Work {
 
 /// Where a load lands: a shared address and an mbarrier, in one or more CTAs.
 #[derive(Debug, Clone, Copy)]
-struct Targets {
+pub(super) struct Targets {
     dst: u64,
     mbar: u64,
     /// CTAs of a multicast; 0 takes the one in the address.
@@ -128,7 +127,7 @@ struct Targets {
 }
 
 impl Targets {
-    fn each(self) -> impl Iterator<Item = (u64, u64)> {
+    pub(super) fn each(self) -> impl Iterator<Item = (u64, u64)> {
         let low = |a: u64| a & ((1 << RANK_SHIFT) - 1);
         let one = (self.ctas == 0).then_some((self.dst, self.mbar));
         one.into_iter().chain(lanes(self.ctas).map(move |rank| {
@@ -404,97 +403,6 @@ impl<'a> Core<'a> {
             if let Home::Shared(cta) = place.home {
                 self.ctas[cta].shared_bytes_mut()[place.at..][..len as usize].fill(0xff);
             }
-        }
-        Ok(())
-    }
-
-    /// Tells the checkers which ranges a copy touches, before it does.
-    fn check_issue(&mut self, work: &Work, lane: u32) -> Exec<()> {
-        let size = match work {
-            Work::LoadTensor { tile, .. } | Work::StoreTensor { tile, .. } => tile.bytes(),
-            Work::Load { bytes, .. } | Work::Store { bytes, .. } => u64::from(*bytes),
-            _ => 0,
-        };
-        // What shared memory cannot hold is out of bounds when it is performed;
-        // up to 4 GiB of it have no shadow.
-        if size > u64::from(self.env.shared_bytes()) {
-            return Ok(());
-        }
-        let range = |space, address, len, writes| Range {
-            space,
-            address,
-            len,
-            writes,
-        };
-        match work {
-            Work::LoadTensor { tile, coords, to } => {
-                for (dst, mbar) in to.each() {
-                    self.check_mbar_use(mbar, 1 << lane, true)?;
-                    let engine = Engine::BulkLoad { mbar };
-                    self.check_engine(engine, range(Space::Shared, dst, tile.bytes(), true), lane)?;
-                }
-                let engine = Engine::BulkLoad {
-                    mbar: to.each().next().map_or(0, |(_, mbar)| mbar),
-                };
-                for (at, len) in tile.rows(coords) {
-                    self.check_engine(engine, range(Space::Global, at, len, false), lane)?;
-                }
-            }
-            Work::Load {
-                src,
-                src_space,
-                bytes,
-                to,
-            } => {
-                let len = u64::from(*bytes);
-                for (dst, mbar) in to.each() {
-                    self.check_mbar_use(mbar, 1 << lane, true)?;
-                    let engine = Engine::BulkLoad { mbar };
-                    self.check_engine(engine, range(Space::Shared, dst, len, true), lane)?;
-                    self.check_engine(engine, range(*src_space, *src, len, false), lane)?;
-                }
-            }
-            Work::StoreTensor {
-                tile,
-                coords,
-                src,
-                reduce,
-            } => {
-                let read = range(Space::Shared, *src, tile.bytes(), false);
-                self.check_engine(Engine::BulkRead, read, lane)?;
-                let engine = Engine::BulkWrite {
-                    reduces: reduce.is_some(),
-                };
-                for (at, len) in tile.rows(coords) {
-                    self.check_engine(engine, range(Space::Global, at, len, true), lane)?;
-                }
-            }
-            Work::Store {
-                src,
-                dst,
-                bytes,
-                reduce,
-            } => {
-                let len = u64::from(*bytes);
-                let read = range(Space::Shared, *src, len, false);
-                self.check_engine(Engine::BulkRead, read, lane)?;
-                let engine = Engine::BulkWrite {
-                    reduces: reduce.is_some(),
-                };
-                self.check_engine(engine, range(Space::Global, *dst, len, true), lane)?;
-            }
-            Work::CpAsync {
-                src,
-                dst,
-                bytes,
-                read,
-            } => {
-                let write = range(Space::Shared, *dst, u64::from(*bytes), true);
-                self.check_engine(Engine::CpAsync, write, lane)?;
-                let read = range(Space::Global, *src, u64::from(*read), false);
-                self.check_engine(Engine::CpAsync, read, lane)?;
-            }
-            Work::CpArrive { .. } => {}
         }
         Ok(())
     }

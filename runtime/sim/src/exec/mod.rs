@@ -17,6 +17,7 @@ mod alu_rare;
 pub mod atom;
 mod carry;
 pub mod copy;
+mod copy_ranges;
 mod cvt;
 mod map_edit;
 mod matrix;

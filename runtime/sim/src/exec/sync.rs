@@ -5,7 +5,7 @@ use super::Next;
 use super::alu::Consts;
 use super::state::{Barrier, Core, Wait};
 use crate::error::{Exec, FaultKind, illegal, trouble};
-use crate::isa::{ArriveKind, BarRed, MbarArrive, MbarWait, Op, P, PSrc, R, Row, Space};
+use crate::isa::{ArriveKind, BarRed, MbarArrive, MbarWait, Op, P, PSrc, R, Row, Row64, Space};
 use crate::mbarrier::Mbarrier;
 use crate::memory::{GLOBAL_BASE, SHARED_BASE, WINDOW};
 use crate::trace::TracePoint;
@@ -315,6 +315,14 @@ impl Core<'_> {
         }
     }
 
+    fn shared_addresses(&self, space: Space, addrs: &Row64, active: u32) -> Exec<Row64> {
+        let mut at = [0; 32];
+        for l in lanes(active) {
+            at[l as usize] = self.shared_address(space, addrs[l as usize], l)?;
+        }
+        Ok(at)
+    }
+
     pub(crate) fn mbarrier_op(
         &mut self,
         f: usize,
@@ -368,10 +376,7 @@ impl Core<'_> {
         let addrs = self.addresses(a.addr, active, consts);
         let operand = *self.w.regs.get32(consts, a.operand);
         if self.check.is_some() {
-            let mut at = [0; 32];
-            for l in lanes(active) {
-                at[l as usize] = self.shared_address(a.space, addrs[l as usize], l)?;
-            }
+            let at = self.shared_addresses(a.space, &addrs, active)?;
             self.check_arrive(&at, active, a.release, a.scope)?;
         }
         let mut states = [0; 32];
@@ -421,19 +426,8 @@ impl Core<'_> {
             }
         }
         if self.check.is_some() {
-            for l in lanes(active) {
-                let address = self.shared_address(w.space, addrs[l as usize], l)?;
-                // Lanes at one barrier are seen to at once.
-                if first.is_some_and(|(_, one)| !one) || l == active.trailing_zeros() {
-                    let all = first.is_some_and(|(_, one)| one);
-                    let who = if all { active } else { 1 << l };
-                    self.check_mbar_use(address, who, false)?;
-                    if done & who != 0 {
-                        let cta = self.cta_of(address) as u32;
-                        self.check_waited(cta, address as u32 & 0xff_ffff, who & done, w.acquire);
-                    }
-                }
-            }
+            let at = self.shared_addresses(w.space, &addrs, active)?;
+            self.check_wait(&at, active, done, w.acquire)?;
         }
         if done == active {
             self.w.regs.put_pred(w.d, done, active);

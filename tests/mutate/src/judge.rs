@@ -39,7 +39,9 @@ pub struct Campaign {
     pub seeds: u64,
     /// Draws the sample.
     pub seed: u64,
-    /// No mutant begins after so much time.
+    /// At most so many mutants in all; 0 for all.
+    pub most: usize,
+    /// No mutant begins so long after the first one.
     pub limit: Option<Duration>,
     /// Whether the simulator's checkers run.
     pub check: bool,
@@ -54,6 +56,7 @@ impl Default for Campaign {
             launches: CASES,
             seeds: 2,
             seed: 1,
+            most: 0,
             limit: None,
             check: true,
         }
@@ -183,7 +186,11 @@ impl Campaign {
             work.extend(self.sample(one).into_iter().map(|m| (one, m)));
         }
         shuffle(&mut work, self.seed);
-        let late = || self.limit.is_some_and(|limit| began.elapsed() >= limit);
+        if self.most > 0 {
+            work.truncate(self.most);
+        }
+        let first = Instant::now();
+        let late = || self.limit.is_some_and(|limit| first.elapsed() >= limit);
         let done: Vec<Option<Done>> = work
             .par_iter()
             .map(|(ready, mutant)| {

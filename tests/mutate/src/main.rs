@@ -38,6 +38,9 @@ struct Args {
     /// Random schedules for `--originals`
     #[arg(long, default_value_t = 30)]
     seeds: u64,
+    /// Mutants in all, at most; 0 for all
+    #[arg(long, default_value_t = 0)]
+    most: usize,
     /// Seconds after which no mutant begins
     #[arg(long)]
     limit: Option<u64>,
@@ -104,6 +107,7 @@ fn run(args: &Args) -> Result<bool, Box<dyn std::error::Error>> {
         launches: args.launches,
         seeds: args.seeds,
         seed: args.seed,
+        most: args.most,
         limit: args.limit.map(Duration::from_secs),
         check: !args.no_check,
     };

@@ -36,6 +36,23 @@ of several sizes.
 schedule. As far as anyone can see it behaves as the original does: `found` leaves it out, the last column counts it \
 as missed.";
 
+/// Why a kind of bug was missed where it was: found by reading the kernels, by kind and the beginning of the
+/// kernel's name. What is not here is unexplained.
+const WHY: [(&str, &str, &str); 2] = [
+    (
+        "wrong-init",
+        "attention",
+        "the checkers take a product of a warpgroup for read when one of its four warps has waited for it, so that \
+         the arrive of the fourth is not missed",
+    ),
+    (
+        "swap-setmaxnreg",
+        "attention",
+        "how many registers a thread has at the launch is the assembler's choice and not in the PTX, so that a \
+         `.dec` to more than it has is not seen",
+    ),
+];
+
 /// Counts of verdicts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
@@ -231,6 +248,12 @@ impl Report {
             let kind = kinds::all()[d.kind].name;
             let panic = match &d.verdict {
                 Verdict::Panicked(text) => format!(": the simulator panicked: {text}"),
+                Verdict::Survived => {
+                    let why = WHY
+                        .iter()
+                        .find(|(k, start, _)| *k == kind && d.kernel.starts_with(start));
+                    format!(": {}", why.map_or("unexplained", |(.., why)| *why))
+                }
                 _ => String::new(),
             };
             let note = if d.note.is_empty() {

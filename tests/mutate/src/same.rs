@@ -155,9 +155,26 @@ fn orders_nothing(code: &Code<'_>, at: usize) -> bool {
         matches!(i.op, Op::Bar | Op::Barrier) && i.has(Mod::Sync) && i.operands.len() == 1
     };
     let read_only = |i: &Inst| i.op == Op::Ld && i.space(0) == Some(Space::Global);
+    // What a thread stores as the last thing that it does, no thread of the block waits for.
+    let global_store = |i: &Inst| i.op == Op::St && i.space(0) == Some(Space::Global);
+    let at_the_end = |n: usize| {
+        !walk(
+            code.body,
+            n,
+            false,
+            |_| false,
+            |i| touches_memory(i) || meets(i),
+        )
+        .wanted
+    };
+    let last: Vec<&Inst> = code
+        .insts()
+        .filter(|(n, i)| global_store(i) && at_the_end(*n))
+        .map(|(_, i)| i)
+        .collect();
     let other = |i: &Inst| {
         let counts = (touches_memory(i) && !read_only(i)) || meets(i) || i.op == Op::MbarrierInit;
-        counts && !whole(i)
+        counts && !whole(i) && !last.iter().any(|l| std::ptr::eq(*l, i))
     };
     let quiet = |backwards: bool| !walk(code.body, at, backwards, whole, other).wanted;
     // Global memory that a thread has written may be what another one reads.

@@ -22,6 +22,7 @@ fn subjects() -> &'static [Subject] {
         let bundle = pack(source, built).expect("packs");
         let options = RecordOptions {
             sms: vec![3],
+            context: None,
             ..RecordOptions::default()
         };
         let subjects = record(&bundle, &options).unwrap_or_else(|e| panic!("{e}"));

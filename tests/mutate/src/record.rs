@@ -26,6 +26,8 @@ pub struct RecordOptions {
     pub entries: Vec<String>,
     /// Which of the sizes that [`mcc_runtime::cases`] has for an entry.
     pub cases: Vec<usize>,
+    /// Tokens of a context that the last of them is run with once more, so that a ring over its tiles turns.
+    pub context: Option<u64>,
     /// SMs of the devices, one after the other. With few, blocks that stay work through several tiles each, and
     /// rings of stages turn.
     pub sms: Vec<u32>,
@@ -39,6 +41,8 @@ impl Default for RecordOptions {
             entries: Vec::new(),
             // One row in a long context, a tile of rows, a tile and one in a long context.
             cases: vec![0, 3, 4],
+            // Six tiles of 64.
+            context: Some(330),
             sms: vec![1, 3],
             seeds: vec![0],
         }
@@ -117,11 +121,24 @@ fn on_device(
         entries.filter(|e| options.entries.is_empty() || options.entries.contains(&e.name));
     for entry in entries {
         let sizes = cases(&bundle.manifest, entry);
-        let dims = options.cases.iter().filter_map(|&n| sizes.get(n).cloned());
+        let mut dims: Vec<DimValues> = options
+            .cases
+            .iter()
+            .filter_map(|&n| sizes.get(n).cloned())
+            .collect();
+        if let (Some(tokens), Some(last)) = (options.context, dims.last().cloned()) {
+            let context = |name: &str| bundle.manifest.dim(name).filter(|_| name.starts_with('C'));
+            let long = last.into_iter().map(|(name, n)| {
+                let grown = context(&name).map_or(n, |dim| n.max(tokens.clamp(dim.min, dim.max)));
+                (name, grown)
+            });
+            dims.push(long.collect());
+            dims.dedup();
+        }
         let checked = CheckOptions {
             seeds: options.seeds.clone(),
             entries: vec![entry.name.clone()],
-            dims: dims.collect(),
+            dims,
             tokens: 0,
             ..CheckOptions::default()
         };

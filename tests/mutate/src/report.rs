@@ -42,8 +42,9 @@ const WHY: [(&str, &str, &str); 2] = [
     (
         "wrong-init",
         "attention",
-        "the checkers take a product of a warpgroup for read when one of its four warps has waited for it, so that \
-         the arrive of the fourth is not missed",
+        "one arrive fewer at a stage: the checkers take a product of a warpgroup for read as soon as one of its four \
+         warps has waited for it, so that the fourth warp's arrive is not missed; at the query's mbarrier: every block \
+         has one tile, and nothing waits for it again",
     ),
     (
         "swap-setmaxnreg",

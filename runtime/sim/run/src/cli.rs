@@ -14,6 +14,10 @@ use crate::report::Report;
 use crate::run::{Options, Schedules, run};
 use crate::timeline::to_json;
 
+/// What stands below the flags in the help of both commands.
+pub const EXIT_CODES: &str = "Exit codes: 0 fine; 1 a finding, a result that depends on the schedule, or one that is \
+    not as expected; 2 the PTX or the launch file has a mistake, or cannot be read.";
+
 /// Larger ones keep their values in files.
 const MOST_TEXT: u64 = 256 << 20;
 

@@ -4,7 +4,7 @@ use super::Checker;
 use super::clock::{Edge, scope_of};
 use super::global::Told;
 use super::know::{Reader, abroad};
-use super::shadow::{CELL, Conflict, Stamp};
+use super::shadow::{CELL, Stamp};
 use crate::error::{Exec, Trouble};
 use crate::exec::state::{Core, Env};
 use crate::exec::sync::lanes;
@@ -44,31 +44,9 @@ impl Checker {
             proxied: false,
             silent: false,
             global: false,
-            rank: (warp as u32 / self.warps_per_cta.max(1)) as u8,
+            rank: self.rank(warp),
             strong: None,
         }
-    }
-
-    /// One cell, as `reader` sees it.
-    pub(super) fn cell(
-        &mut self,
-        env: &Env<'_>,
-        memory: Memory,
-        cell: u64,
-        stamp: Stamp,
-        reader: &Reader<'_>,
-        uses: bool,
-    ) -> Result<(), Conflict> {
-        touch(
-            &mut self.shared,
-            self.run,
-            env,
-            memory,
-            cell,
-            stamp,
-            reader,
-            uses,
-        )
     }
 
     /// A thread's access of a cell: what its lanes know may differ.
@@ -82,31 +60,22 @@ impl Checker {
         uses: bool,
     ) -> Result<(), Box<Trouble>> {
         let own = Some(self.know[warp].slots());
-        let mut result = Ok(());
-        for p in &self.know[warp].parts {
-            if p.lanes & stamp.lanes == 0 {
-                continue;
-            }
+        let found = self.know[warp].parts.iter().find_map(|p| {
             let reader = Reader::one(self.cluster, &p.know, own);
-            let (shared, run) = (&mut self.shared, self.run);
-            if p.lanes & stamp.lanes == stamp.lanes {
-                result = touch(shared, run, env, memory, cell, stamp, &reader, uses)
-                    .map_err(|c| (c, stamp));
-                break;
+            let inside = p.lanes & stamp.lanes;
+            let mut one = |s: Stamp| {
+                let done = self.shared.access(env, memory, cell, s, &reader, uses);
+                done.err().map(|c| (c, s))
+            };
+            if inside == stamp.lanes {
+                return one(stamp);
             }
-            for lane in lanes(p.lanes & stamp.lanes) {
-                let one = stamp.of_lane(lane);
-                result =
-                    touch(shared, run, env, memory, cell, one, &reader, uses).map_err(|c| (c, one));
-                if result.is_err() {
-                    break;
-                }
-            }
-            if result.is_err() {
-                break;
-            }
+            lanes(inside).find_map(|l| one(stamp.of_lane(l)))
+        });
+        match found {
+            Some((c, s)) => Err(self.conflict(env, c, &s, memory.name(), cell, None)),
+            None => Ok(()),
         }
-        result.map_err(|(c, s)| self.conflict(env, c, &s, memory.name(), cell, None))
     }
 }
 
@@ -116,33 +85,6 @@ impl Memory {
             Memory::Shared(_) => "shared",
             Memory::Global => "global",
         }
-    }
-}
-
-#[allow(clippy::too_many_arguments)] // Parts of a checker that are borrowed apart.
-fn touch(
-    shared: &mut [Vec<super::shadow::Cell>],
-    run: u32,
-    env: &Env<'_>,
-    memory: Memory,
-    cell: u64,
-    stamp: Stamp,
-    reader: &Reader<'_>,
-    uses: bool,
-) -> Result<(), Conflict> {
-    match memory {
-        Memory::Shared(cta) => {
-            let cells = shared.get_mut(cta as usize);
-            match cells.and_then(|c| c.get_mut(cell as usize)) {
-                Some(c) => c.of_run(run).access(stamp, reader, uses),
-                // Out of bounds: the access itself faults.
-                None => Ok(()),
-            }
-        }
-        Memory::Global => match env.check {
-            Some(launch) => launch.access(cell, stamp, reader, uses),
-            None => Ok(()),
-        },
     }
 }
 
@@ -217,8 +159,10 @@ impl Core<'_> {
         if let Some((m, c, s)) = run {
             self.check_cell(warp, m, c, s, a.reads)?;
         }
-        if a.order.scope.is_some() {
-            self.check_order(a, addrs, mask, warp);
+        // Told before the bytes change: who sees them finds it told. What is
+        // read is heard of after: see `check_seen`.
+        if a.writes {
+            self.check_order(a, addrs, mask, false);
         }
         Ok(())
     }
@@ -237,9 +181,15 @@ impl Core<'_> {
         }
     }
 
-    /// Releases and acquires of a strong access.
-    fn check_order(&mut self, a: Access, addrs: &Row64, mask: u32, warp: usize) {
+    /// A strong load or atomic has its value: what it saw may acquire.
+    pub fn check_seen(&mut self, a: Access, addrs: &Row64, mask: u32) {
+        self.check_order(a, addrs, mask, true);
+    }
+
+    /// Acquires, when `seen`, or else releases of a strong access.
+    fn check_order(&mut self, a: Access, addrs: &Row64, mask: u32, seen: bool) {
         let Some(scope) = a.order.scope else { return };
+        let warp = self.warp_id();
         for l in lanes(mask) {
             let Some((memory, at)) = self.memory_at(a.space, addrs[l as usize]) else {
                 continue;
@@ -247,10 +197,9 @@ impl Core<'_> {
             let Some(ck) = self.check.as_deref_mut() else {
                 return;
             };
-            if a.reads {
+            if seen {
                 ck.read_var(self.env, warp, l, memory, at, scope, a.order.acquire);
-            }
-            if a.writes {
+            } else {
                 ck.write_var(self.env, warp, l, memory, at, scope, a);
             }
         }

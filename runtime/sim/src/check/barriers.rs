@@ -273,12 +273,9 @@ impl Core<'_> {
 
 impl Checker {
     fn barrier_bytes(&mut self, cta: u32, offset: u32, live: bool) {
-        let run = self.run;
-        let cells = self.shared.get_mut(cta as usize);
         let cell = u64::from(offset) / CELL;
-        if let Some(c) = cells.and_then(|c| c.get_mut(cell as usize)) {
-            let bits = (0xff << (u64::from(offset) % CELL)) as u16;
-            c.of_run(run).set_barrier(bits, live);
+        if let Some(c) = self.shared.cell(cta, cell) {
+            c.set_barrier((0xff << (u64::from(offset) % CELL)) as u16, live);
         }
     }
 }

@@ -5,7 +5,7 @@ use super::Checker;
 use super::LastBulk;
 use super::access::Memory;
 use super::global::cells;
-use super::know::{Know, Reader};
+use super::know::Reader;
 use super::registers::Misuse;
 use super::report::{Place, Race, Rule, finding};
 use super::shadow::{CELL, IN_FLIGHT, Stamp};
@@ -97,22 +97,20 @@ impl Core<'_> {
         let Some(part) = ck.know[warp].part(lane) else {
             return Ok(());
         };
-        // Cells are changed while knowledge is read: take it along.
-        let know: Know = part.know.clone();
         // The engine begins after what its thread has done so far.
-        let reader = Reader::engine(ck.cluster, &know, own, lane);
-        for (page, index, bytes) in cells(at, range.len) {
-            let cell = page * (4096 / CELL) + index as u64;
+        let reader = Reader::engine(ck.cluster, &part.know, own, lane);
+        let uses = matches!(memory, Memory::Shared(_)) && !range.writes;
+        let found = cells(at, range.len).find_map(|(cell, bytes)| {
             let one = Stamp { bytes, ..stamp };
-            let uses = matches!(memory, Memory::Shared(_)) && !range.writes;
-            ck.cell(self.env, memory, cell, one, &reader, uses)
-                .map_err(|c| {
-                    let mut t = ck.conflict(self.env, c, &one, memory.name(), cell, None);
-                    t.lane = Some(lane);
-                    t
-                })?;
-        }
-        Ok(())
+            let done = ck.shared.access(self.env, memory, cell, one, &reader, uses);
+            done.err().map(|c| (c, one, cell))
+        });
+        let Some((c, one, cell)) = found else {
+            return Ok(());
+        };
+        let mut t = ck.conflict(self.env, c, &one, memory.name(), cell, None);
+        t.lane = Some(lane);
+        Err(t)
     }
 
     /// The bytes of a bulk load have come; before its mbarrier hears of it.
@@ -131,14 +129,9 @@ impl Core<'_> {
         };
         let (slot, count) = (m.slot, m.phases + 1);
         m.last_load = Some((pc, count));
-        let run = ck.run;
-        let Some(shadow) = ck.shared.get_mut(cta as usize) else {
-            return;
-        };
-        for (page, index, _) in cells(at, len) {
-            let cell = page * (4096 / CELL) + index as u64;
-            if let Some(c) = shadow.get_mut(cell as usize) {
-                c.of_run(run).complete(slot, pc, count);
+        for (cell, _) in cells(at, len) {
+            if let Some(c) = ck.shared.cell(cta, cell) {
+                c.complete(slot, pc, count);
             }
         }
     }
@@ -253,9 +246,8 @@ impl Core<'_> {
         }
         let per_cta = ck.warps_per_cta as usize;
         let own = &ck.know[rank * per_cta..(rank + 1) * per_cta];
-        let run = ck.run;
-        let left = ck.shared[rank].iter_mut().enumerate().find_map(|(i, c)| {
-            let stamps = c.of_run(run).of_others(rank as u8);
+        let left = ck.shared.cells(rank).enumerate().find_map(|(i, c)| {
+            let stamps = c.of_others(rank as u8);
             let open = stamps.into_iter().find(|s| {
                 let mut parts = own.iter().flat_map(|w| &w.parts);
                 !parts.any(|p| {
@@ -342,21 +334,19 @@ impl Group {
         (stamp.slot, stamp.count) = (ck.slots.tensor_core(base as u32), group + 1);
         (stamp.lanes, stamp.proxied, stamp.bytes) = (1, true, u16::MAX);
         let found = {
-            let (run, knows) = (ck.run, ck.know[base..base + 4].iter());
+            let knows = ck.know[base..base + 4].iter();
             let parts = knows.flat_map(|w| w.parts.iter().map(|p| &p.know));
             let reader = Reader::all(ck.cluster, parts);
             let mut found = None;
-            if let Some(cells) = ck.shared.get_mut(cta as usize) {
-                units(&mut |at: u32| {
-                    let cell = u64::from(at) / CELL;
-                    if let Some(c) = cells.get_mut(cell as usize)
-                        && found.is_none()
-                        && let Err(e) = c.of_run(run).access(stamp, &reader, true)
-                    {
-                        found = Some((e, cell));
-                    }
-                });
-            }
+            units(&mut |at: u32| {
+                let cell = u64::from(at) / CELL;
+                if let Some(c) = ck.shared.cell(cta, cell)
+                    && found.is_none()
+                    && let Err(e) = c.access(stamp, &reader, true)
+                {
+                    found = Some((e, cell));
+                }
+            });
             found
         };
         match found {

@@ -53,10 +53,11 @@ impl Default for Initialised {
 
 impl Initialised {
     pub fn mark(&self, address: u64, len: u64) {
-        for (page, first, bits) in cells(address, len) {
+        for (cell, bits) in cells(address, len) {
+            let (page, index) = split(cell);
             let mut pages = lock(&self.pages[shard(page)]);
             let known = pages.entry(page).or_insert_with(|| Box::new([0; CELLS]));
-            known[first] |= bits;
+            known[index] |= bits;
         }
     }
 
@@ -92,8 +93,13 @@ impl Initialised {
     }
 }
 
-/// The cells of a range: page, index in the page, bytes of the cell.
-pub fn cells(address: u64, len: u64) -> impl Iterator<Item = (u64, usize, u16)> {
+/// The page of a cell, and the index in it.
+fn split(cell: u64) -> (u64, usize) {
+    (cell / CELLS as u64, (cell % CELLS as u64) as usize)
+}
+
+/// The cells of a range, and which of their bytes it has.
+pub fn cells(address: u64, len: u64) -> impl Iterator<Item = (u64, u16)> {
     let end = address.saturating_add(len);
     let mut at = address;
     std::iter::from_fn(move || {
@@ -105,7 +111,7 @@ pub fn cells(address: u64, len: u64) -> impl Iterator<Item = (u64, usize, u16)> 
         let bits = (((1u32 << n) - 1) << low) as u16;
         let cell = at / CELL;
         at += n;
-        Some((cell / CELLS as u64, (cell % CELLS as u64) as usize, bits))
+        Some((cell, bits))
     })
 }
 
@@ -183,12 +189,12 @@ impl<'a> LaunchCheck<'a> {
         reader: &Reader<'_>,
         uses: bool,
     ) -> Result<(), Conflict> {
-        let page = cell / CELLS as u64;
+        let (page, index) = split(cell);
         let mut pages = lock(&self.pages[shard(page)]);
         let cells = pages
             .entry(page)
             .or_insert_with(|| self.initialised.page(page));
-        cells[(cell % CELLS as u64) as usize].access(stamp, reader, uses)
+        cells[index].access(stamp, reader, uses)
     }
 }
 
@@ -209,9 +215,10 @@ mod tests {
     #[test]
     fn ranges_are_cut_at_cells_and_pages() {
         let got: Vec<_> = cells(4090, 12).collect();
-        assert_eq!(got, [(0, 255, 0xfc00), (1, 0, 0x3f)]);
+        assert_eq!((split(255), split(256)), ((0, 255), (1, 0)));
+        assert_eq!(got, [(255, 0xfc00), (256, 0x3f)]);
         assert_eq!(cells(32, 0).count(), 0);
-        assert_eq!(cells(0, 4096).map(|c| c.2).max(), Some(u16::MAX));
+        assert_eq!(cells(0, 4096).map(|c| c.1).max(), Some(u16::MAX));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!   clock      what has happened, by slots for threads and engines
 //!   know       what each warp knows, and how releases and acquires move that
 //!   shadow     who touched which bytes last
+//!   shared     the shadow of shared memory
 //!   global     the same for global memory, across the blocks of a launch
 //!   mbarriers  phases, and the loads that they stand for
 //!   registers  accumulators and fragments of wgmma
@@ -32,6 +33,7 @@ mod mbarriers;
 mod registers;
 mod report;
 mod shadow;
+mod shared;
 
 pub use access::Access;
 pub use engines::{Engine, Range};
@@ -44,7 +46,7 @@ use global::Vars;
 use know::WarpKnow;
 use mbarriers::Mbars;
 use registers::Registers;
-use shadow::{CELL, Cell};
+use shared::Shadows;
 
 use crate::exec::state::{BARRIERS, Env};
 
@@ -85,10 +87,7 @@ pub struct Checker {
     slots: Slots,
     know: Vec<WarpKnow>,
     registers: Vec<Registers>,
-    /// Shared memory of each CTA.
-    shared: Vec<Vec<Cell>>,
-    /// Tells cells of this run from those of earlier ones.
-    run: u32,
+    shared: Shadows,
     mbars: Mbars,
     named: Vec<[BarrierEdges; BARRIERS]>,
     cluster_barrier: BarrierEdges,
@@ -105,12 +104,6 @@ impl Checker {
         self.slots = Slots {
             warps: ctas * self.warps_per_cta,
         };
-        self.run = self.run.wrapping_add(1);
-        if self.run == 0 {
-            // Cells of four billion runs ago must not come back to life.
-            self.shared.clear();
-            self.run = 1;
-        }
         let warps = self.slots.warps as usize;
         self.know.resize_with(warps, WarpKnow::default);
         for (w, k) in self.know.iter_mut().enumerate() {
@@ -123,11 +116,7 @@ impl Checker {
                 r.reset(env.kernel.rows32);
             }
         }
-        let cells = u64::from(env.shared_bytes()).div_ceil(CELL) as usize;
-        self.shared.resize_with(ctas as usize, Vec::new);
-        for s in &mut self.shared {
-            s.resize_with(cells, Cell::default);
-        }
+        self.shared.reset(ctas as usize, env.shared_bytes());
         self.mbars.reset(self.slots.mbarriers());
         self.named.resize_with(ctas as usize, Default::default);
         for n in self.named.iter_mut().flatten() {

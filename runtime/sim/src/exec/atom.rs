@@ -23,14 +23,14 @@ impl<'a> Core<'a> {
         let len = size * a.b.len() as u64;
         let addrs = self.addresses(a.addr, mask, consts);
         let places = self.places(a.space, &addrs, mask, len, len)?;
+        let access = Access {
+            space: a.space,
+            len,
+            reads: true,
+            writes: true,
+            order: a.order,
+        };
         if self.check.is_some() {
-            let access = Access {
-                space: a.space,
-                len,
-                reads: true,
-                writes: true,
-                order: a.order,
-            };
             self.check_access(access, &addrs, mask, 0)?;
         }
         for (e, &b) in a.b.iter().enumerate() {
@@ -53,6 +53,9 @@ impl<'a> Core<'a> {
             if let Some(dst) = &a.dst {
                 self.w.regs.put_wide(dst[e], &old, mask);
             }
+        }
+        if self.check.is_some() {
+            self.check_seen(access, &addrs, mask);
         }
         Ok(())
     }

@@ -39,7 +39,11 @@ impl<'a> Core<'a> {
             self.check_access(ld.access(), &addrs, mask, 0)?;
         }
         if ld.order.strong() {
-            return self.ld_strong(ld, &reach, &at, mask, len);
+            // The result may overwrite the address.
+            let addrs = self.addresses(ld.addr, mask, consts);
+            self.ld_strong(ld, &reach, &at, mask, len)?;
+            self.check_seen(ld.access(), &addrs, mask);
+            return Ok(());
         }
         match reach {
             Reach::Run(place) => {
@@ -126,7 +130,9 @@ impl<'a> Core<'a> {
         }
         if ld.order.strong() {
             let reach = Reach::Lanes(place.home);
-            return self.ld_strong(ld, &reach, &[place.at as u64; 32], mask, len);
+            self.ld_strong(ld, &reach, &[place.at as u64; 32], mask, len)?;
+            self.check_seen(ld.access(), &[addr; 32], mask);
+            return Ok(());
         }
         for (e, &dst) in ld.dst.iter().enumerate() {
             let v = self.load(place.add(e * usize::from(ld.size)), ld.size);

@@ -7,19 +7,11 @@ use mcc_sim::Swizzle;
 
 use crate::subject::MapChange;
 
+use super::engines as kind;
 use super::{
-    Change, Class, Code, Edit, Kind, displaced, drops, instead, instead_as, int, is_copy, plain,
+    Change, Code, Edit, Kind, displaced, drops, instead, instead_as, int, is_copy, plain,
     with_operand,
 };
-
-const fn kind(name: &'static str, what: &'static str, sites: fn(&Code<'_>) -> Vec<Change>) -> Kind {
-    Kind {
-        name,
-        class: Class::Engines,
-        what,
-        sites,
-    }
-}
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![

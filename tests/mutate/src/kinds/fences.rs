@@ -4,19 +4,11 @@
 
 use mcc_ptx::{Inst, Mod, Op, Space, Stmt};
 
+use super::order as kind;
 use super::{
-    Change, Class, Code, Edit, Kind, NARROWER, ahead, behind, drops, instead, instead_as, int,
-    is_arrive, is_copy, swapped, touches_memory, with_operand,
+    Change, Code, Edit, Kind, NARROWER, ahead, behind, drops, instead, instead_as, int, is_arrive,
+    is_copy, swapped, touches_memory, with_operand,
 };
-
-const fn kind(name: &'static str, what: &'static str, sites: fn(&Code<'_>) -> Vec<Change>) -> Kind {
-    Kind {
-        name,
-        class: Class::Order,
-        what,
-        sites,
-    }
-}
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![

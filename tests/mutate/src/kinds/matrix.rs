@@ -6,18 +6,10 @@
 
 use mcc_ptx::{Inst, Mod, Op, Operand, Stmt, Type};
 
+use super::engines as kind;
 use super::{
-    Change, Class, Code, Edit, Kind, drops, instead, instead_as, int, plain, swapped, with_operand,
+    Change, Code, Edit, Kind, drops, instead, instead_as, int, plain, swapped, with_operand,
 };
-
-const fn kind(name: &'static str, what: &'static str, sites: fn(&Code<'_>) -> Vec<Change>) -> Kind {
-    Kind {
-        name,
-        class: Class::Engines,
-        what,
-        sites,
-    }
-}
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![

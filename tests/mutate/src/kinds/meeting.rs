@@ -4,19 +4,11 @@
 
 use mcc_ptx::{Inst, Mod, Op, Operand, Stmt, Type};
 
+use super::order as kind;
 use super::{
-    Change, Class, Code, Edit, Kind, ahead, behind, displaced, drops, instead, instead_as, int,
-    is_arrive, is_copy, is_wait, known, plain, touches_memory, with_operand,
+    Change, Code, Edit, Kind, ahead, behind, displaced, drops, instead, instead_as, int, is_arrive,
+    is_copy, is_wait, known, plain, touches_memory, with_operand,
 };
-
-const fn kind(name: &'static str, what: &'static str, sites: fn(&Code<'_>) -> Vec<Change>) -> Kind {
-    Kind {
-        name,
-        class: Class::Order,
-        what,
-        sites,
-    }
-}
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![

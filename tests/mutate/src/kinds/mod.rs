@@ -47,7 +47,30 @@ pub struct Kind {
     pub class: Class,
     /// What it does, for the report.
     pub what: &'static str,
-    sites: fn(&Code<'_>) -> Vec<Change>,
+    sites: Sites,
+}
+
+type Sites = fn(&Code<'_>) -> Vec<Change>;
+
+const fn of(class: Class, name: &'static str, what: &'static str, sites: Sites) -> Kind {
+    Kind {
+        name,
+        class,
+        what,
+        sites,
+    }
+}
+
+const fn order(name: &'static str, what: &'static str, sites: Sites) -> Kind {
+    of(Class::Order, name, what, sites)
+}
+
+const fn engines(name: &'static str, what: &'static str, sites: Sites) -> Kind {
+    of(Class::Engines, name, what, sites)
+}
+
+const fn values(name: &'static str, what: &'static str, sites: Sites) -> Kind {
+    of(Class::Values, name, what, sites)
 }
 
 /// An edit of the kernel or of its launch.

@@ -2,19 +2,11 @@
 
 use mcc_ptx::{Imm, Inst, Mod, Op, Operand, SpecialReg, Stmt, Type};
 
+use super::values as kind;
 use super::{
-    Change, Class, Code, Edit, Kind, displaced, drops, instead, instead_as, int, negated, plain,
-    swapped, touches_memory, with_operand, writes,
+    Change, Code, Edit, Kind, displaced, drops, instead, instead_as, int, negated, plain, swapped,
+    touches_memory, with_operand, writes,
 };
-
-const fn kind(name: &'static str, what: &'static str, sites: fn(&Code<'_>) -> Vec<Change>) -> Kind {
-    Kind {
-        name,
-        class: Class::Values,
-        what,
-        sites,
-    }
-}
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![

@@ -50,47 +50,196 @@ pub enum KernelConfig {
     Sample(Sample),
 }
 
-/// `matmul` and `grouped_matmul` of block-scaled operands: `D = A B^T`, promoted every `promote` of K
-/// (`docs/model.md`, "Promoted accumulation").
+/// Products of block-scaled operands, promoted every `promote` of K (`docs/model.md`, "Promoted accumulation").
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GemmFp8 {
-    /// Columns of D.
+    /// Columns of D; with [`Epilogue::SwigluQuantize`] of the product, of which D has half.
     pub n: u32,
-    /// Depth; a partial last block of 128 is allowed when a multiple of 16.
+    /// Depth, a multiple of 16; the last scale group may be partial. Of no meaning in the form
+    /// [`GemmForm::KGrouped`], where the depth is open until launch.
     pub k: u32,
-    /// Experts for the grouped form, `None` for dense.
-    pub groups: Option<u32>,
-    /// `BF16` or `F32`.
+    /// Which product.
+    pub form: GemmForm,
+    /// What becomes of the product's FP32 sums.
+    pub epilogue: Epilogue,
+    /// Element type of D: `BF16` or `F32`; `E4M3` with [`Epilogue::SwigluQuantize`].
     pub out: DType,
-    /// Rows a tile: 64 or 128 (one or two consumer warpgroups).
-    pub tile_m: u32,
-    /// Columns a tile: a multiple of 8 up to 256 that divides 128 or is a multiple of it.
-    pub tile_n: u32,
-    /// Depth of the TMA ring.
-    pub stages: u32,
-    /// Promotion interval in K elements.
+    /// Promotion interval in elements of K: 32, 64 or 128; or 256, 512 or [`NO_PROMOTION`], where the scale
+    /// groups are that long.
     pub promote: u32,
+    /// Tiles and how they are worked off.
+    pub tile: GemmTile,
 }
 
-/// `matmul`, `batched_matmul` and `grouped_matmul` of BF16 operands with FP32 accumulation.
+impl GemmFp8 {
+    /// Elements of K that share a scale.
+    #[must_use]
+    pub const fn scale_group(&self) -> u32 {
+        match self.promote {
+            NO_PROMOTION => self.k,
+            p if p > 128 => p,
+            _ => 128,
+        }
+    }
+}
+
+/// The promotion interval of a product that stays in the tensor core for all of K.
+pub const NO_PROMOTION: u32 = 0;
+
+/// Products of BF16 operands with FP32 accumulation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct GemmBf16 {
     /// Columns of D.
     pub n: u32,
     /// Depth, a multiple of 8.
     pub k: u32,
-    /// Heads for the batched form, else `None`.
-    pub batch: Option<u32>,
-    /// Experts for the grouped form, else `None`; never together with `batch`.
-    pub groups: Option<u32>,
+    /// Which product.
+    pub form: GemmForm,
+    /// What becomes of the product's FP32 sums.
+    pub epilogue: Epilogue,
     /// `BF16` or `F32`.
     pub out: DType,
-    /// Rows a tile: 64 or 128.
-    pub tile_m: u32,
-    /// Columns a tile, a multiple of 8 up to 256.
-    pub tile_n: u32,
-    /// Depth of the TMA ring; K advances by 64 a stage.
+    /// Tiles and how they are worked off.
+    pub tile: GemmTile,
+}
+
+/// Which of a family of products a GEMM is; `g` counts groups (experts), `h` heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GemmForm {
+    /// `d[M, N] = a[M, K] b[N, K]^T`: `matmul`.
+    Dense,
+    /// `d[M, h, N] = a[M, h, K] b[h, N, K]^T`: `batched_matmul`, BF16 only.
+    Batched {
+        /// Heads.
+        heads: u32,
+    },
+    /// Rows `offsets[g]..offsets[g + 1]` of `a[M, K]` by `b[g, N, K]`: `grouped_matmul`.
+    Grouped {
+        /// Experts.
+        groups: u32,
+    },
+    /// The first `counts[g]` rows of `a[g, M, K]` by `b[g, N, K]`: `masked_matmul`. The other rows of `d[g, M, N]`
+    /// are not written.
+    Masked {
+        /// Experts.
+        groups: u32,
+    },
+    /// `d[g, M, N] += a[M, K] b[N, K]^T` over the `offsets[g]..offsets[g + 1]` of K: `weight_grad`.
+    KGrouped {
+        /// Experts.
+        groups: u32,
+    },
+}
+
+impl GemmForm {
+    /// Experts, in the forms that have them.
+    #[must_use]
+    pub const fn groups(self) -> Option<u32> {
+        match self {
+            Self::Dense | Self::Batched { .. } => None,
+            Self::Grouped { groups } | Self::Masked { groups } | Self::KGrouped { groups } => {
+                Some(groups)
+            }
+        }
+    }
+
+    /// Axes of A, B and D.
+    const fn ranks(self) -> (usize, usize, usize) {
+        match self {
+            Self::Dense => (2, 2, 2),
+            Self::Batched { .. } | Self::Masked { .. } => (3, 3, 3),
+            Self::Grouped { .. } => (2, 3, 2),
+            Self::KGrouped { .. } => (2, 2, 3),
+        }
+    }
+
+    /// What says which rows, or which of K, belong to which group.
+    fn rows_operand(self) -> Option<OperandDecl> {
+        match self {
+            Self::Dense | Self::Batched { .. } => None,
+            Self::Grouped { .. } | Self::KGrouped { .. } => Some(read("offsets", DType::I32, 1)),
+            Self::Masked { .. } => Some(read("counts", DType::I32, 1)),
+        }
+    }
+}
+
+/// What a GEMM does with its FP32 sums `acc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Epilogue {
+    /// `d = round(acc)`.
+    Store,
+    /// `d = round(round(acc) + residual)`: `matmul`, then `add`.
+    Add,
+    /// `d += acc` in FP32.
+    Accumulate,
+    /// The left half of the columns is the gate, the right half is up: `d = quantize(swiglu(bf16(acc)))`, codes and
+    /// scales; FP8 only.
+    SwigluQuantize {
+        /// Multiplies each row by its routing weight between the two, rounding to BF16 once more.
+        weighted: bool,
+    },
+}
+
+impl Epilogue {
+    /// What it reads besides the sums.
+    fn inputs(self, out: DType, rank: usize) -> Option<OperandDecl> {
+        match self {
+            Self::Add => Some(read("residual", out, rank)),
+            Self::SwigluQuantize { weighted: true } => {
+                Some(read("row_weights", DType::F32, rank - 1))
+            }
+            Self::Store | Self::Accumulate | Self::SwigluQuantize { weighted: false } => None,
+        }
+    }
+}
+
+/// Tiles of a GEMM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct GemmTile {
+    /// Rows of D. 64 for each consumer warpgroup, or 256 for two of them; a multiple of 8 when swapped.
+    pub m: u32,
+    /// Columns of the product. A multiple of 8; when swapped, what `m` is otherwise.
+    pub n: u32,
+    /// Depth of the TMA ring; K advances by 128 bytes a stage.
     pub stages: u32,
+    /// Computes `d^T = b a^T`: columns of D take the 64 rows of `wgmma`, so that few rows of D waste nothing.
+    pub swap: bool,
+    /// Which operand tile the two blocks of a cluster share.
+    pub share: Share,
+    /// Blocks that share the K of a tile; the sums are promoted in K order all the same.
+    pub split_k: u32,
+    /// Row tiles that are worked off with a column tile before the next column tile.
+    pub raster: u32,
+}
+
+impl GemmTile {
+    /// A tile without the finer choices.
+    #[must_use]
+    pub const fn new(m: u32, n: u32, stages: u32) -> Self {
+        Self {
+            m,
+            n,
+            stages,
+            swap: false,
+            share: Share::None,
+            split_k: 1,
+            raster: 16,
+        }
+    }
+}
+
+/// The operand tile that two blocks of a cluster load together (TMA multicast).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Share {
+    /// No cluster.
+    None,
+    /// Neighbours in a row of tiles: same rows of A.
+    A,
+    /// Neighbours in a column of tiles: same rows of B.
+    B,
 }
 
 /// `attention`.
@@ -275,30 +424,28 @@ impl KernelConfig {
     pub fn operands(&self) -> Vec<OperandDecl> {
         use DType::{BF16, E4M3, F32, I32};
         match self {
-            // a [M,K], a_scales [M,K/128] (MN-major), b [N,K] or [E,N,K], b_scales [(E,)N/128,K/128], (offsets [E+1]), d [M,N]
             Self::GemmFp8(c) => {
-                let b_rank = if c.groups.is_some() { 3 } else { 2 };
+                let (a_rank, b_rank, d_rank) = c.form.ranks();
                 let mut v = vec![
-                    read("a", E4M3, 2),
-                    read("a_scales", F32, 2),
+                    read("a", E4M3, a_rank),
+                    read("a_scales", F32, a_rank),
                     read("b", E4M3, b_rank),
                     read("b_scales", F32, b_rank),
                 ];
-                if c.groups.is_some() {
-                    v.push(read("offsets", I32, 1));
+                v.extend(c.form.rows_operand());
+                v.extend(c.epilogue.inputs(c.out, d_rank));
+                v.push(write("d", c.out, d_rank));
+                if matches!(c.epilogue, Epilogue::SwigluQuantize { .. }) {
+                    v.push(write("d_scales", F32, d_rank));
                 }
-                v.push(write("d", c.out, 2));
                 v
             }
-            // a [M,K] or [M,H,K], b [N,K], [H,N,K] or [E,N,K], (offsets [E+1]), d [M,N] or [M,H,N]
             Self::GemmBf16(c) => {
-                let rank = if c.batch.is_some() { 3 } else { 2 };
-                let b_rank = if c.groups.is_some() { 3 } else { rank };
-                let mut v = vec![read("a", BF16, rank), read("b", BF16, b_rank)];
-                if c.groups.is_some() {
-                    v.push(read("offsets", I32, 1));
-                }
-                v.push(write("d", c.out, rank));
+                let (a_rank, b_rank, d_rank) = c.form.ranks();
+                let mut v = vec![read("a", BF16, a_rank), read("b", BF16, b_rank)];
+                v.extend(c.form.rows_operand());
+                v.extend(c.epilogue.inputs(c.out, d_rank));
+                v.push(write("d", c.out, d_rank));
                 v
             }
             // q [T,H,dk], q_rope [T,H,dr], k [C,Hk,dk], k_rope [C,dr], v [C,Hk,dv], positions [T], out [T,H,dv]

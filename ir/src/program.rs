@@ -199,10 +199,31 @@ pub enum Unit {
     Bf16,
 }
 
+/// For `skip_serializing_if`.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// For `skip_serializing_if`, which passes a reference.
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
 fn is_false(value: &bool) -> bool {
     !*value
+}
+
+/// The axes of a tensor map, innermost first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MapAxes {
+    /// The view's, reversed: its last axis is innermost.
+    #[default]
+    Rows,
+    /// The view's, reversed, but for the last two, which trade places: the scales of activations, whose rows are
+    /// neighbours in memory.
+    Columns,
+    /// As `Rows`, with the last axis but one twice: a box of `R` rows at `(column, R - n, row + n)` has the `n` rows
+    /// from `row` on and nothing else, so that a store ends anywhere. For that the map's first row is `R` rows before
+    /// the view's.
+    Ragged,
 }
 
 /// One kernel parameter.
@@ -214,7 +235,7 @@ pub enum Param {
         /// Operand index.
         operand: usize,
     },
-    /// 128-byte tensor map over the operand's view (its axes reversed: innermost first).
+    /// 128-byte tensor map over the operand's view.
     TensorMap {
         /// Operand index.
         operand: usize,
@@ -222,6 +243,9 @@ pub enum Param {
         box_dims: Vec<u32>,
         /// Swizzle span in bytes: 0, 32, 64 or 128.
         swizzle: u32,
+        /// How the view's axes become the map's.
+        #[serde(default, skip_serializing_if = "is_default")]
+        axes: MapAxes,
     },
     /// `u32`: run-time extent of an axis of the operand's view.
     Extent {

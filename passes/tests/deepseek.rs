@@ -176,8 +176,8 @@ fn decode_takes_tiles_of_few_rows() {
     for step in &decode.steps {
         let kernel = &program.kernels[step.kernel.0 as usize];
         let tile_m = match &kernel.config {
-            KernelConfig::GemmFp8(c) => c.tile_m,
-            KernelConfig::GemmBf16(c) => c.tile_m,
+            KernelConfig::GemmFp8(c) => c.tile.m,
+            KernelConfig::GemmBf16(c) => c.tile.m,
             _ => continue,
         };
         assert_eq!(tile_m, 64, "{} runs {}", step.label, kernel.name);

@@ -4,7 +4,7 @@
 //! Holds: parameters lie where the kernel's own declaration has them, which [`check_params`] compares once
 //! when a model is loaded; a tensor map is encoded again only when an extent of its view has changed.
 
-use mcc_bundle::{BufferKind, Dim, DimValues, Entry, Kernel, Manifest, Param, Step, View};
+use mcc_bundle::{BufferKind, Dim, DimValues, Entry, Kernel, Manifest, MapAxes, Param, Step, View};
 
 use crate::device::{Device, LaunchDims, ParamSlot, TensorMapSpec};
 use crate::error::{DeviceError, RuntimeError};
@@ -177,7 +177,10 @@ impl PreparedStep {
                     put(&word(step.operands[operand].strides[*axis])?.to_le_bytes())
                 }
                 Param::TensorMap {
-                    box_dims, swizzle, ..
+                    box_dims,
+                    swizzle,
+                    axes,
+                    ..
                 } => {
                     let slot = &mut self.maps[i];
                     let changed = slot
@@ -190,6 +193,7 @@ impl PreparedStep {
                             &extents[operand],
                             box_dims,
                             *swizzle,
+                            *axes,
                         )?;
                         let encoded = device.encode_tensor_map(&spec)?;
                         *slot = Some(CachedMap {
@@ -265,29 +269,49 @@ fn grid(kernel: &Kernel, extents: &[Vec<u64>], sms: u32) -> Result<[u32; 3], Lau
     Ok(grid)
 }
 
-/// A view with its axes reversed, as tensor maps have them.
+/// The tensor map over a view.
 fn tensor_map(
     view: &View,
     address: u64,
     extents: &[u64],
     box_dims: &[u32],
     swizzle: u32,
+    axes: MapAxes,
 ) -> Result<TensorMapSpec, LaunchError> {
     let size = view.dtype.bytes();
+    let bad = |what: &str| LaunchError::Bad(format!("a tensor map {what}"));
     let strides = view
         .strides
         .iter()
-        .rev()
-        .skip(1)
         .map(|stride| stride.checked_mul(size))
         .collect::<Option<Vec<u64>>>()
-        .ok_or_else(|| LaunchError::Bad("a stride that overflows".to_owned()))?;
+        .ok_or_else(|| bad("with a stride that overflows"))?;
+    let mut map: Vec<(u64, u64)> = extents.iter().copied().zip(strides).rev().collect();
+    let mut box_dims = box_dims.to_vec();
+    let mut first = address;
+    match axes {
+        MapAxes::Rows => {}
+        MapAxes::Columns if map.len() >= 2 => map.swap(0, 1),
+        MapAxes::Ragged if map.len() >= 2 && box_dims.len() >= 2 => {
+            let rows = u64::from(box_dims[1]);
+            let (extent, stride) = map[1];
+            // Of the rows before the view nothing is touched: the box begins at least `R` rows further.
+            first = rows
+                .checked_mul(stride)
+                .and_then(|bytes| address.checked_sub(bytes))
+                .ok_or_else(|| bad("that would begin before address 0"))?;
+            map[1] = (rows, stride);
+            map.insert(2, (extent.saturating_add(rows), stride));
+            box_dims.insert(2, 1);
+        }
+        MapAxes::Columns | MapAxes::Ragged => return Err(bad("of two axes over a view of one")),
+    }
     Ok(TensorMapSpec {
         dtype: view.dtype,
-        address,
-        dims: extents.iter().rev().copied().collect(),
-        strides,
-        box_dims: box_dims.to_vec(),
+        address: first,
+        dims: map.iter().map(|(extent, _)| *extent).collect(),
+        strides: map.iter().skip(1).map(|(_, stride)| *stride).collect(),
+        box_dims,
         swizzle,
     })
 }

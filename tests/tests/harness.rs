@@ -419,7 +419,10 @@ fn symbolic(extent: &Extent) -> Dim {
 fn strides(spec: &OperandSpec, largest: &[usize], rng: &mut Rng) -> Vec<usize> {
     let unit = 16 / spec.decl.dtype.bytes() as usize;
     if spec.layout == Layout::Scales {
-        return vec![1, largest[0].next_multiple_of(unit) + unit * rng.below(3)];
+        let (rows, blocks) = (largest[largest.len() - 2], largest[largest.len() - 1]);
+        let block = rows.next_multiple_of(unit) + unit * rng.below(3);
+        let groups = (largest.len() == 3).then(|| blocks * block + unit * rng.below(3));
+        return groups.into_iter().chain([1, block]).collect();
     }
     let mut strides = vec![1; largest.len()];
     for axis in (0..largest.len().saturating_sub(1)).rev() {

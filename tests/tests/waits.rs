@@ -2,7 +2,7 @@
 
 use mcc_codegen::emit::wait::{STATUS_SYMBOL, WAIT_LIMIT_NS};
 use mcc_ir::DType;
-use mcc_ir::kernel::{GemmBf16, KernelConfig};
+use mcc_ir::kernel::{Epilogue, GemmBf16, GemmForm, GemmTile, KernelConfig};
 use mcc_sim::{FaultKind, Gpu, GpuConfig, LaunchConfig, SimError, Swizzle, TensorElem, TensorMap};
 
 use crate::harness::compile;
@@ -16,12 +16,10 @@ fn stuck(k: u32, limit_ns: i64, report: bool) -> (SimError, [u64; 2]) {
     let code = compile(&KernelConfig::GemmBf16(GemmBf16 {
         n: TILE,
         k,
-        batch: None,
-        groups: None,
+        form: GemmForm::Dense,
+        epilogue: Epilogue::Store,
         out: DType::F32,
-        tile_m: TILE,
-        tile_n: TILE,
-        stages: 2,
+        tile: GemmTile::new(TILE, TILE, 2),
     }));
     // LLVM may have turned `>` into `>=`.
     let limits = [WAIT_LIMIT_NS, WAIT_LIMIT_NS + 1].map(|n| format!(" {n};"));

@@ -21,7 +21,7 @@
 //! Channel counts need not be multiples of 64: TMA fills the rest of a channel tile with zeros.
 
 use mcc_ir::kernel::Attention;
-use mcc_ir::program::{Expr, Param};
+use mcc_ir::program::{Expr, MapAxes, Param};
 use mcc_ir::types::DType;
 
 use super::roles::{Roles, SMEM_LIMIT, WARPGROUP, specialise};
@@ -192,6 +192,7 @@ pub fn family<'a>(name: &str, c: &'a Attention, rows: Rows) -> Result<Family<'a>
         operand,
         box_dims,
         swizzle: 128,
+        axes: MapAxes::Rows,
     };
     let params = vec![
         map(0, q_box.clone()),

@@ -14,8 +14,8 @@
 //! axis picks the head. In the grouped form B is `[E, N, K]` and rows `offsets[e]..offsets[e + 1]` of A use
 //! expert e; rows of the next group in a tile are computed and not stored.
 
-use mcc_ir::kernel::GemmBf16;
-use mcc_ir::program::{Expr, Param};
+use mcc_ir::kernel::{GemmBf16, GemmForm};
+use mcc_ir::program::{Expr, MapAxes, Param};
 use mcc_ir::types::DType;
 
 use super::roles::{SMEM_LIMIT, WARPGROUP, specialise};
@@ -49,13 +49,13 @@ impl Args {
 /// [`CodegenError::Unsupported`], naming the limit.
 pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenError> {
     let fail = |what: String, supported| Err(unsupported(name, what, supported));
-    if !matches!(c.tile_m, 64 | 128) {
-        return fail(format!("tile_m = {}", c.tile_m), "64 or 128");
+    if !matches!(c.tile.m, 64 | 128) {
+        return fail(format!("tile_m = {}", c.tile.m), "64 or 128");
     }
     // 232 registers hold 128 accumulators and the rest of the loop.
-    if c.tile_n == 0 || !c.tile_n.is_multiple_of(8) || c.tile_n > 256 {
+    if c.tile.n == 0 || !c.tile.n.is_multiple_of(8) || c.tile.n > 256 {
         return fail(
-            format!("tile_n = {}", c.tile_n),
+            format!("tile_n = {}", c.tile.n),
             "a multiple of 8 up to 256",
         );
     }
@@ -66,32 +66,31 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
         return fail(format!("out = {:?}", c.out), "BF16 or F32");
     }
     let l = stages(c);
-    if c.stages == 0 || l.total > SMEM_LIMIT {
+    if c.tile.stages == 0 || l.total > SMEM_LIMIT {
         return fail(
             format!(
                 "{} stages take {} bytes of shared memory",
-                c.stages, l.total
+                c.tile.stages, l.total
             ),
             "at least 1 stage, at most 232448 bytes",
         );
     }
 
-    if c.batch.is_some() && c.groups.is_some() {
-        return fail("batch and groups".to_owned(), "one of them");
-    }
-    let (batched, grouped) = (c.batch.is_some(), c.groups.is_some());
+    let (batched, grouped) = (heads(c).is_some(), c.form.groups().is_some());
     let d = if grouped { 3 } else { 2 };
-    let (a_box, b_box) = form(c).boxes(BLOCK_K, c.tile_m, c.tile_n);
+    let (a_box, b_box) = form(c).boxes(BLOCK_K, c.tile.m, c.tile.n);
     let mut params = vec![
         Param::TensorMap {
             operand: 0,
             box_dims: a_box,
             swizzle: 128,
+            axes: MapAxes::Rows,
         },
         Param::TensorMap {
             operand: 1,
             box_dims: b_box,
             swizzle: 128,
+            axes: MapAxes::Rows,
         },
         Param::Pointer { operand: d },
         Param::Stride {
@@ -114,7 +113,7 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
     }
     let launch = Launch {
         grid: [
-            Walk::grid(shape(c), c.groups, c.batch),
+            Walk::grid(shape(c), c.form.groups(), heads(c)),
             Expr::Const(1),
             Expr::Const(1),
         ],
@@ -130,35 +129,42 @@ pub fn family<'a>(name: &str, c: &'a GemmBf16) -> Result<Family<'a>, CodegenErro
 }
 
 fn form(c: &GemmBf16) -> Form {
-    match (c.batch, c.groups) {
-        (_, Some(_)) => Form::Grouped,
-        (Some(_), None) => Form::Batched,
-        (None, None) => Form::Dense,
+    match c.form {
+        GemmForm::Batched { .. } => Form::Batched,
+        GemmForm::Grouped { .. } => Form::Grouped,
+        _ => Form::Dense,
+    }
+}
+
+fn heads(c: &GemmBf16) -> Option<u32> {
+    match c.form {
+        GemmForm::Batched { heads } => Some(heads),
+        _ => None,
     }
 }
 
 fn shape(c: &GemmBf16) -> TileShape {
     TileShape {
-        m: c.tile_m,
-        n_tiles: c.n.div_ceil(c.tile_n),
+        m: c.tile.m,
+        n_tiles: c.n.div_ceil(c.tile.n),
     }
 }
 
 fn stages(c: &GemmBf16) -> Stages {
-    Stages::new(c.tile_m, c.tile_n, c.stages)
+    Stages::new(c.tile.m, c.tile.n, c.tile.stages)
 }
 
 fn body(k: &Kernel, c: &GemmBf16) {
     let l = stages(c);
     let ring = Ring::new(k, k.smem(), l.ring);
-    let walk = match c.groups {
+    let walk = match c.form.groups() {
         Some(groups) => Walk::Grouped {
             offsets: k.arg_global(Args::OFFSETS),
             groups,
         },
         None => Walk::Dense {
             rows: k.arg_i32(Args::ROWS),
-            batch: c.batch.unwrap_or(1),
+            batch: heads(c).unwrap_or(1),
         },
     };
     let producer = Producer {
@@ -169,7 +175,7 @@ fn body(k: &Kernel, c: &GemmBf16) {
         form: form(c),
         block_k: BLOCK_K,
         k_blocks: c.k.div_ceil(BLOCK_K),
-        tile_n: c.tile_n,
+        tile_n: c.tile.n,
     };
     specialise(
         k,
@@ -189,7 +195,7 @@ fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Stages, ring: Ring<'k>, walk: Wa
     let offsets = k_major_offsets(ROW_BYTES, 0);
 
     walk.for_each(k, shape(c), |tile| {
-        let acc = k.vars((c.tile_n / 2) as usize, k.f32(0.0));
+        let acc = k.vars((c.tile.n / 2) as usize, k.f32(0.0));
         k.for_(0, c.k.div_ceil(BLOCK_K), 1, |_| {
             ring.wait(position);
             let (a, b) = l.descriptors(k, position, half, 0);
@@ -197,7 +203,7 @@ fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Stages, ring: Ring<'k>, walk: Wa
             let after = k.wgmma(
                 Mma {
                     ty: MmaType::Bf16,
-                    n: c.tile_n,
+                    n: c.tile.n,
                 },
                 &OperandA::Shared {
                     descriptor: a,
@@ -216,7 +222,7 @@ fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Stages, ring: Ring<'k>, walk: Wa
             }
             position.advance();
         });
-        let base = if c.batch.is_some() {
+        let base = if heads(c).is_some() {
             let head = tile.group.to_i64() * k.arg_i32(Args::D_HEAD_STRIDE).to_i64();
             d.at(head * bytes)
         } else {
@@ -235,7 +241,7 @@ fn consume<'k>(k: &'k Kernel, c: &GemmBf16, l: &Stages, ring: Ring<'k>, walk: Wa
             fragment,
             tile.row + half * 64,
             tile.row_end,
-            tile.n_tile * c.tile_n,
+            tile.n_tile * c.tile.n,
         );
     });
 }

@@ -16,7 +16,7 @@
 //! in a tile are computed and not stored.
 
 use mcc_ir::kernel::GemmFp8;
-use mcc_ir::program::{Expr, Param};
+use mcc_ir::program::{Expr, MapAxes, Param};
 use mcc_ir::types::DType;
 
 use super::roles::{SMEM_LIMIT, WARPGROUP, specialise};
@@ -50,12 +50,12 @@ impl Args {
 /// [`CodegenError::Unsupported`], naming the limit.
 pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError> {
     let fail = |what: String, supported| Err(unsupported(name, what, supported));
-    if !matches!(c.tile_m, 64 | 128) {
-        return fail(format!("tile_m = {}", c.tile_m), "64 or 128");
+    if !matches!(c.tile.m, 64 | 128) {
+        return fail(format!("tile_m = {}", c.tile.m), "64 or 128");
     }
-    if !matches!(c.tile_n, 8 | 16 | 32 | 64 | 128) {
+    if !matches!(c.tile.n, 8 | 16 | 32 | 64 | 128) {
         return fail(
-            format!("tile_n = {}", c.tile_n),
+            format!("tile_n = {}", c.tile.n),
             "8, 16, 32, 64 or 128: one column block of B's scales a tile",
         );
     }
@@ -72,29 +72,31 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
         return fail(format!("out = {:?}", c.out), "BF16 or F32");
     }
     let l = stages(c);
-    if c.stages == 0 || l.total > SMEM_LIMIT {
+    if c.tile.stages == 0 || l.total > SMEM_LIMIT {
         return fail(
             format!(
                 "{} stages take {} bytes of shared memory",
-                c.stages, l.total
+                c.tile.stages, l.total
             ),
             "at least 1 stage, at most 232448 bytes",
         );
     }
 
-    let grouped = c.groups.is_some();
+    let grouped = c.form.groups().is_some();
     let d = if grouped { 5 } else { 4 };
-    let (a_box, b_box) = form(c).boxes(BLOCK_K, c.tile_m, c.tile_n);
+    let (a_box, b_box) = form(c).boxes(BLOCK_K, c.tile.m, c.tile.n);
     let mut params = vec![
         Param::TensorMap {
             operand: 0,
             box_dims: a_box,
             swizzle: 128,
+            axes: MapAxes::Rows,
         },
         Param::TensorMap {
             operand: 2,
             box_dims: b_box,
             swizzle: 128,
+            axes: MapAxes::Rows,
         },
         Param::Pointer { operand: 1 },
         Param::Stride {
@@ -117,7 +119,7 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
     }
     let launch = Launch {
         grid: [
-            Walk::grid(shape(c), c.groups, None),
+            Walk::grid(shape(c), c.form.groups(), None),
             Expr::Const(1),
             Expr::Const(1),
         ],
@@ -133,7 +135,7 @@ pub fn family<'a>(name: &str, c: &'a GemmFp8) -> Result<Family<'a>, CodegenError
 }
 
 fn form(c: &GemmFp8) -> Form {
-    if c.groups.is_some() {
+    if c.form.groups().is_some() {
         Form::Grouped
     } else {
         Form::Dense
@@ -142,19 +144,19 @@ fn form(c: &GemmFp8) -> Form {
 
 fn shape(c: &GemmFp8) -> TileShape {
     TileShape {
-        m: c.tile_m,
-        n_tiles: c.n.div_ceil(c.tile_n),
+        m: c.tile.m,
+        n_tiles: c.n.div_ceil(c.tile.n),
     }
 }
 
 fn stages(c: &GemmFp8) -> Stages {
-    Stages::new(c.tile_m, c.tile_n, c.stages)
+    Stages::new(c.tile.m, c.tile.n, c.tile.stages)
 }
 
 fn body(k: &Kernel, c: &GemmFp8) {
     let l = stages(c);
     let ring = Ring::new(k, k.smem(), l.ring);
-    let walk = match c.groups {
+    let walk = match c.form.groups() {
         Some(groups) => Walk::Grouped {
             offsets: k.arg_global(Args::OFFSETS),
             groups,
@@ -172,7 +174,7 @@ fn body(k: &Kernel, c: &GemmFp8) {
         form: form(c),
         block_k: BLOCK_K,
         k_blocks: c.k.div_ceil(BLOCK_K),
-        tile_n: c.tile_n,
+        tile_n: c.tile.n,
     };
     specialise(
         k,
@@ -201,8 +203,8 @@ fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Stages, ring: Ring<'k>, walk: Wal
 
     walk.for_each(k, shape(c), |tile| {
         let row0 = tile.row + half * 64;
-        let n0 = tile.n_tile * c.tile_n;
-        let acc = k.vars((c.tile_n / 2) as usize, k.f32(0.0));
+        let n0 = tile.n_tile * c.tile.n;
+        let acc = k.vars((c.tile.n / 2) as usize, k.f32(0.0));
         // Rows behind the tensor's end read the last row's scales; their products are zero and not stored.
         let [r0, r1] = [0, 8].map(|d| (row0 + fragment.row + d).min(rows - 1));
         let b_row = (tile.group * c.n.div_ceil(128) + n0.ushr(7)) * k_blocks;
@@ -222,7 +224,7 @@ fn consume<'k>(k: &'k Kernel, c: &GemmFp8, l: &Stages, ring: Ring<'k>, walk: Wal
                 let p = k.wgmma(
                     Mma {
                         ty: MmaType::E4m3,
-                        n: c.tile_n,
+                        n: c.tile.n,
                     },
                     &OperandA::Shared {
                         descriptor: a,

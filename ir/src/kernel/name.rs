@@ -4,7 +4,7 @@
 //! Holds afterwards: the name is a PTX identifier (PTX ISA, "Identifiers"), and distinct configs have
 //! distinct names, so that a name means the same kernel in every build and in every snapshot.
 
-use super::{Attention, KernelConfig};
+use super::{Attention, Epilogue, GemmForm, GemmTile, KernelConfig, Share};
 use crate::types::DType;
 
 impl KernelConfig {
@@ -37,35 +37,19 @@ impl KernelConfig {
         let family = self.family();
         match self {
             Self::GemmFp8(c) => {
-                let groups = c.groups.map_or(String::new(), |g| format!("_g{g}"));
                 // 128 is the interval of the published model; only another one is worth a word.
-                let promote = if c.promote == 128 {
-                    String::new()
-                } else {
-                    format!("_p{}", c.promote)
+                let promote = match c.promote {
+                    128 => String::new(),
+                    p => format!("_p{p}"),
                 };
-                format!(
-                    "{family}{groups}_n{}_k{}_{}_m{}n{}s{}{promote}",
-                    c.n,
-                    c.k,
-                    dtype(c.out),
-                    c.tile_m,
-                    c.tile_n,
-                    c.stages
-                )
+                let (form, epilogue, tile) = (form(c.form), epilogue(c.epilogue), tile(c.tile));
+                let (n, k, out) = (c.n, c.k, dtype(c.out));
+                format!("{family}{form}_n{n}_k{k}_{out}{epilogue}_{tile}{promote}")
             }
             Self::GemmBf16(c) => {
-                let batch = c.batch.map_or(String::new(), |h| format!("_b{h}"));
-                let groups = c.groups.map_or(String::new(), |g| format!("_g{g}"));
-                format!(
-                    "{family}{batch}{groups}_n{}_k{}_{}_m{}n{}s{}",
-                    c.n,
-                    c.k,
-                    dtype(c.out),
-                    c.tile_m,
-                    c.tile_n,
-                    c.stages
-                )
+                let (form, epilogue, tile) = (form(c.form), epilogue(c.epilogue), tile(c.tile));
+                let (n, k, out) = (c.n, c.k, dtype(c.out));
+                format!("{family}{form}_n{n}_k{k}_{out}{epilogue}_{tile}")
             }
             Self::AttentionPrefill(c) | Self::AttentionDecode(c) => attention(family, c),
             Self::RmsNorm(c) => {
@@ -119,6 +103,49 @@ impl KernelConfig {
     }
 }
 
+fn form(form: GemmForm) -> String {
+    match form {
+        GemmForm::Dense => String::new(),
+        GemmForm::Batched { heads } => format!("_b{heads}"),
+        GemmForm::Grouped { groups } => format!("_g{groups}"),
+        GemmForm::Masked { groups } => format!("_masked{groups}"),
+        GemmForm::KGrouped { groups } => format!("_kg{groups}"),
+    }
+}
+
+fn epilogue(epilogue: Epilogue) -> &'static str {
+    match epilogue {
+        Epilogue::Store => "",
+        Epilogue::Add => "_add",
+        Epilogue::Accumulate => "_acc",
+        Epilogue::SwigluQuantize { weighted: false } => "_swiglu",
+        Epilogue::SwigluQuantize { weighted: true } => "_swiglu_weighted",
+    }
+}
+
+/// `m128n128s5`, then what is not plain: `x` swapped, `ca` and `cb` clusters that share A or B, `k` split K, `r` raster.
+fn tile(t: GemmTile) -> String {
+    let swap = if t.swap { "x" } else { "" };
+    let share = match t.share {
+        Share::None => "",
+        Share::A => "ca",
+        Share::B => "cb",
+    };
+    let or = |value: u32, plain: u32, letter: char| match value {
+        v if v == plain => String::new(),
+        v => format!("{letter}{v}"),
+    };
+    let plain = GemmTile::new(t.m, t.n, t.stages);
+    format!(
+        "m{}n{}s{}{swap}{share}{}{}",
+        t.m,
+        t.n,
+        t.stages,
+        or(t.split_k, plain.split_k, 'k'),
+        or(t.raster, plain.raster, 'r')
+    )
+}
+
 fn attention(family: &str, c: &Attention) -> String {
     format!(
         "{family}_h{}_k{}_dk{}_dr{}_dv{}_x{}_t{}s{}",
@@ -170,16 +197,21 @@ mod tests {
         let gemm = GemmFp8 {
             n: 512,
             k: 256,
-            groups: None,
+            form: GemmForm::Dense,
+            epilogue: Epilogue::Store,
             out: DType::BF16,
-            tile_m: 64,
-            tile_n: 64,
-            stages: 4,
             promote: 128,
+            tile: GemmTile::new(64, 64, 4),
         };
         let grouped = GemmFp8 {
-            groups: Some(16),
+            form: GemmForm::Grouped { groups: 16 },
             promote: 64,
+            tile: GemmTile {
+                swap: true,
+                share: Share::A,
+                split_k: 2,
+                ..gemm.tile
+            },
             ..gemm.clone()
         };
         assert_eq!(
@@ -188,7 +220,7 @@ mod tests {
         );
         assert_eq!(
             KernelConfig::GemmFp8(grouped).name(),
-            "gemm_fp8_g16_n512_k256_bf16_m64n64s4_p64"
+            "gemm_fp8_g16_n512_k256_bf16_m64n64s4xcak2_p64"
         );
         assert_eq!(rms_norm(1e-6).name(), "rms_norm_w256_e1em6_add_sum_quant");
     }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::{KernelConfig, OperandDecl};
+use super::{Epilogue, GemmForm, KernelConfig, OperandDecl};
 
 /// One axis of an operand's view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub enum Layout {
     Rows,
     /// Row-major without gaps, the offset a multiple of 16 bytes.
     Dense,
-    /// Scales of activations, `[M, ceil(K/128)]`: the stride of `M` is 1, that of the groups and the offset
-    /// are multiples of 16 bytes.
+    /// Scales of activations, `[M, ceil(K/128)]` or `[G, M, ceil(K/128)]`: the stride of `M` is 1, all others and the
+    /// offset are multiples of 16 bytes.
     Scales,
 }
 
@@ -79,39 +79,46 @@ impl KernelConfig {
         let (m, t, c, r) = (Free("M"), Free("T"), Free("C"), Free("R"));
         match self {
             Self::GemmFp8(g) => {
-                let (n, k) = (fixed(g.n), fixed(g.k));
-                let (n_blocks, k_blocks) = (blocks(g.n), blocks(g.k));
-                let mut v = vec![(Rows, vec![m, k]), (Scales, vec![m, k_blocks])];
-                if let Some(groups) = g.groups {
-                    let e = fixed(groups);
-                    v.push((Rows, vec![e, n, k]));
-                    v.push((Dense, vec![e, n_blocks, k_blocks]));
-                    v.push((Dense, vec![Extent::Fixed(u64::from(groups) + 1)]));
-                } else {
-                    v.push((Rows, vec![n, k]));
-                    v.push((Dense, vec![n_blocks, k_blocks]));
+                let (k, group) = (fixed(g.k), g.scale_group());
+                let along_k = |k: u32| Extent::Fixed(u64::from(k.div_ceil(group)));
+                let (n, blocks) = (fixed(g.n), along_k(g.k));
+                let n_blocks = self::blocks(g.n);
+                let product = |form| gemm(form, g.epilogue, g.n, k);
+                let [a, b] = product(g.form).factors;
+                let scales = match g.form {
+                    // Both sides have the scales of activations: one for each row and 128 of K.
+                    GemmForm::KGrouped { .. } => {
+                        let blocks = Free("KB");
+                        [(Scales, vec![m, blocks]), (Scales, vec![n, blocks])]
+                    }
+                    GemmForm::Masked { groups } => [
+                        (Scales, vec![fixed(groups), m, blocks]),
+                        (Dense, vec![fixed(groups), n_blocks, blocks]),
+                    ],
+                    GemmForm::Grouped { groups } => [
+                        (Scales, vec![m, blocks]),
+                        (Dense, vec![fixed(groups), n_blocks, blocks]),
+                    ],
+                    GemmForm::Dense | GemmForm::Batched { .. } => {
+                        [(Scales, vec![m, blocks]), (Dense, vec![n_blocks, blocks])]
+                    }
+                };
+                let [a_scales, b_scales] = scales;
+                let mut v = vec![a, a_scales, b, b_scales];
+                v.extend(product(g.form).rest);
+                if matches!(g.epilogue, Epilogue::SwigluQuantize { .. }) {
+                    let mut rows = v.last().map(|(_, d)| d.clone()).unwrap_or_default();
+                    rows.pop();
+                    rows.push(self::blocks(g.n / 2));
+                    v.push((Scales, rows));
                 }
-                v.push((Rows, vec![m, n]));
                 v
             }
             Self::GemmBf16(g) => {
-                let (n, k) = (fixed(g.n), fixed(g.k));
-                match (g.batch.map(fixed), g.groups) {
-                    (None, None) => {
-                        vec![(Rows, vec![m, k]), (Rows, vec![n, k]), (Rows, vec![m, n])]
-                    }
-                    (Some(h), None) => vec![
-                        (Rows, vec![m, h, k]),
-                        (Rows, vec![h, n, k]),
-                        (Rows, vec![m, h, n]),
-                    ],
-                    (_, Some(groups)) => vec![
-                        (Rows, vec![m, k]),
-                        (Rows, vec![fixed(groups), n, k]),
-                        (Dense, vec![Extent::Fixed(u64::from(groups) + 1)]),
-                        (Rows, vec![m, n]),
-                    ],
-                }
+                let product = gemm(g.form, g.epilogue, g.n, fixed(g.k));
+                let mut v = product.factors.to_vec();
+                v.extend(product.rest);
+                v
             }
             Self::AttentionPrefill(a) | Self::AttentionDecode(a) => {
                 let (h, hk) = (fixed(a.heads), fixed(a.kv_heads));
@@ -245,6 +252,61 @@ impl KernelConfig {
     }
 }
 
+/// Operands of a GEMM: A and B, and what comes behind them up to D.
+struct Product {
+    factors: [(Layout, Vec<Extent>); 2],
+    rest: Vec<(Layout, Vec<Extent>)>,
+}
+
+fn gemm(form: GemmForm, epilogue: Epilogue, columns: u32, k: Extent) -> Product {
+    use Layout::{Dense, Rows};
+    let (m, n) = (Extent::Free("M"), fixed(columns));
+    let offsets = |groups: u32| (Dense, vec![Extent::Fixed(u64::from(groups) + 1)]);
+    // D's axes before its columns.
+    let (factors, bounds, rows) = match form {
+        GemmForm::Dense => ([vec![m, k], vec![n, k]], None, vec![m]),
+        GemmForm::Batched { heads } => {
+            let h = fixed(heads);
+            ([vec![m, h, k], vec![h, n, k]], None, vec![m, h])
+        }
+        GemmForm::Grouped { groups } => (
+            [vec![m, k], vec![fixed(groups), n, k]],
+            Some(offsets(groups)),
+            vec![m],
+        ),
+        GemmForm::Masked { groups } => {
+            let g = fixed(groups);
+            let counts = (Dense, vec![g]);
+            ([vec![g, m, k], vec![g, n, k]], Some(counts), vec![g, m])
+        }
+        GemmForm::KGrouped { groups } => {
+            let k = Extent::Free("K");
+            let rows = vec![fixed(groups), m];
+            ([vec![m, k], vec![n, k]], Some(offsets(groups)), rows)
+        }
+    };
+    let with = |last: Extent| rows.iter().copied().chain([last]).collect::<Vec<_>>();
+    let mut rest: Vec<_> = bounds.into_iter().collect();
+    let width = match epilogue {
+        Epilogue::Store | Epilogue::Accumulate => n,
+        Epilogue::Add => {
+            rest.push((Rows, with(n)));
+            n
+        }
+        Epilogue::SwigluQuantize { weighted } => {
+            if weighted {
+                rest.push((Dense, rows.clone()));
+            }
+            Extent::Fixed(u64::from(columns) / 2)
+        }
+    };
+    rest.push((Rows, with(width)));
+    Product {
+        factors: factors.map(|axes| (Rows, axes)),
+        rest,
+    }
+}
+
 fn fixed(extent: u32) -> Extent {
     Extent::Fixed(u64::from(extent))
 }
@@ -276,23 +338,48 @@ mod tests {
         let fp8 = GemmFp8 {
             n: 192,
             k: 144,
-            groups: None,
+            form: GemmForm::Dense,
+            epilogue: Epilogue::Store,
             out: DType::F32,
-            tile_m: 64,
-            tile_n: 64,
-            stages: 4,
             promote: 128,
+            tile: GemmTile::new(64, 64, 4),
         };
         let bf16 = GemmBf16 {
             n: 64,
             k: 72,
-            batch: None,
-            groups: None,
+            form: GemmForm::Dense,
+            epilogue: Epilogue::Store,
             out: DType::BF16,
-            tile_m: 64,
-            tile_n: 64,
-            stages: 4,
+            tile: GemmTile::new(64, 64, 4),
         };
+        let forms = [
+            GemmForm::Grouped { groups: 8 },
+            GemmForm::Masked { groups: 8 },
+            GemmForm::KGrouped { groups: 8 },
+        ];
+        let grouped = |form| {
+            [
+                KernelConfig::GemmFp8(GemmFp8 {
+                    form,
+                    ..fp8.clone()
+                }),
+                KernelConfig::GemmBf16(GemmBf16 {
+                    form,
+                    ..bf16.clone()
+                }),
+            ]
+        };
+        let fused = [
+            Epilogue::Add,
+            Epilogue::SwigluQuantize { weighted: false },
+            Epilogue::SwigluQuantize { weighted: true },
+        ]
+        .map(|epilogue| {
+            KernelConfig::GemmFp8(GemmFp8 {
+                epilogue,
+                ..fp8.clone()
+            })
+        });
         let attention = Attention {
             heads: 4,
             kv_heads: 4,
@@ -311,20 +398,13 @@ mod tests {
             emit_norm: true,
             emit_quant: true,
         };
-        vec![
+        let gemms = forms.into_iter().flat_map(grouped).chain(fused);
+        let others = vec![
             KernelConfig::GemmFp8(fp8.clone()),
-            KernelConfig::GemmFp8(GemmFp8 {
-                groups: Some(8),
-                ..fp8
-            }),
             KernelConfig::GemmBf16(bf16.clone()),
             KernelConfig::GemmBf16(GemmBf16 {
-                batch: Some(4),
+                form: GemmForm::Batched { heads: 4 },
                 ..bf16.clone()
-            }),
-            KernelConfig::GemmBf16(GemmBf16 {
-                groups: Some(8),
-                ..bf16
             }),
             KernelConfig::AttentionPrefill(attention.clone()),
             KernelConfig::AttentionDecode(Attention {
@@ -388,7 +468,8 @@ mod tests {
                 top_k: 4,
             }),
             KernelConfig::Sample(Sample { vocab: 1024 }),
-        ]
+        ];
+        gemms.chain(others).collect()
     }
 
     #[test]

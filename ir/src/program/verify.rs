@@ -441,6 +441,7 @@ impl Layout {
                     && axes
                         .next()
                         .is_none_or(|(_, stride, single)| stride == 1 || single)
+                    && axes.all(|(_, stride, single)| vector(stride) || single)
             }
         }
     }

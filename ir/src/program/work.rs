@@ -6,7 +6,7 @@
 //! as distinct.
 
 use super::{Expr, Unit, Work};
-use crate::kernel::{Attention, Extent, KernelConfig};
+use crate::kernel::{Attention, Extent, GemmForm, KernelConfig};
 
 impl Work {
     /// The work of one launch of a kernel with this config.
@@ -24,15 +24,8 @@ impl Work {
 /// Tensor-core operations: two for each multiply-add.
 fn products(config: &KernelConfig) -> (Unit, Expr) {
     match config {
-        KernelConfig::GemmFp8(c) => (
-            Unit::Fp8,
-            scaled(extent(0, 0), &[2, u64::from(c.n), u64::from(c.k)]),
-        ),
-        KernelConfig::GemmBf16(c) => {
-            let batch = u64::from(c.batch.unwrap_or(1));
-            let factors = [2, batch, u64::from(c.n), u64::from(c.k)];
-            (Unit::Bf16, scaled(extent(0, 0), &factors))
-        }
+        KernelConfig::GemmFp8(c) => (Unit::Fp8, multiply_adds(c.form, 2, c.n, c.k)),
+        KernelConfig::GemmBf16(c) => (Unit::Bf16, multiply_adds(c.form, 1, c.n, c.k)),
         KernelConfig::AttentionPrefill(c) | KernelConfig::AttentionDecode(c) => {
             let channels = u64::from(c.dk) + u64::from(c.dr) + u64::from(c.dv);
             (
@@ -41,6 +34,20 @@ fn products(config: &KernelConfig) -> (Unit, Expr) {
             )
         }
         _ => (Unit::None, Expr::Const(0)),
+    }
+}
+
+/// Of a GEMM whose B is operand `b`. Of a masked one all rows are counted: how many there are is on the device.
+fn multiply_adds(form: GemmForm, b: usize, n: u32, k: u32) -> Expr {
+    let (n, k) = (u64::from(n), u64::from(k));
+    match form {
+        GemmForm::Dense | GemmForm::Grouped { .. } => scaled(extent(0, 0), &[2, n, k]),
+        GemmForm::Batched { heads } => scaled(extent(0, 0), &[2, u64::from(heads), n, k]),
+        GemmForm::Masked { groups } => scaled(extent(0, 1), &[2, u64::from(groups), n, k]),
+        // All groups together have the whole of K.
+        GemmForm::KGrouped { .. } => {
+            Expr::Mul(vec![extent(0, 0), extent(b, 1), Expr::Const(2 * n)])
+        }
     }
 }
 
@@ -96,10 +103,14 @@ fn touched(config: &KernelConfig, operand: &str, axis: usize) -> Option<Expr> {
         return None;
     }
     let groups = |groups: u32| Expr::Min(vec![Expr::Const(u64::from(groups)), extent(0, 0)]);
+    let grouped = |form| match form {
+        GemmForm::Grouped { groups: g } => Some(groups(g)),
+        _ => None,
+    };
     match (config, operand) {
         // A group without rows needs no weights.
-        (KernelConfig::GemmFp8(c), "b" | "b_scales") => c.groups.map(groups),
-        (KernelConfig::GemmBf16(c), "b") => c.groups.map(groups),
+        (KernelConfig::GemmFp8(c), "b" | "b_scales") => grouped(c.form),
+        (KernelConfig::GemmBf16(c), "b") => grouped(c.form),
         (KernelConfig::Gather(_), "table") => Some(Expr::Min(vec![extent(0, 0), extent(1, 0)])),
         (KernelConfig::Rope(_), "table") => Some(Expr::Min(vec![extent(2, 0), extent(0, 0)])),
         (KernelConfig::MlaCacheWrite(_), "table") => {
@@ -179,16 +190,15 @@ mod tests {
         assert_eq!(eval(&work.bytes, &extents), bytes, "bytes of {config:?}");
     }
 
-    fn gemm(groups: Option<u32>) -> KernelConfig {
+    fn gemm(form: GemmForm) -> KernelConfig {
         KernelConfig::GemmFp8(GemmFp8 {
             n: 192,
             k: 256,
-            groups,
+            form,
+            epilogue: Epilogue::Store,
             out: DType::BF16,
-            tile_m: 64,
-            tile_n: 64,
-            stages: 4,
             promote: 128,
+            tile: GemmTile::new(64, 64, 4),
         })
     }
 
@@ -196,16 +206,15 @@ mod tests {
     fn a_product_counts_its_operands_once() {
         let (m, n, k) = (100, 192, 256);
         let bytes = m * k + m * 2 * 4 + n * k + 2 * 2 * 4 + m * n * 2;
-        check(&gemm(None), &[("M", m)], Unit::Fp8, 2 * m * n * k, bytes);
+        let dense = gemm(GemmForm::Dense);
+        check(&dense, &[("M", m)], Unit::Fp8, 2 * m * n * k, bytes);
         let batched = KernelConfig::GemmBf16(GemmBf16 {
             n: 64,
             k: 32,
-            batch: Some(3),
-            groups: None,
+            form: GemmForm::Batched { heads: 3 },
+            epilogue: Epilogue::Store,
             out: DType::F32,
-            tile_m: 64,
-            tile_n: 64,
-            stages: 4,
+            tile: GemmTile::new(64, 64, 4),
         });
         let bytes = m * 3 * 32 * 2 + 3 * 64 * 32 * 2 + m * 3 * 64 * 4;
         check(
@@ -224,7 +233,8 @@ mod tests {
             let weights = groups * (n * k + 2 * 2 * 4);
             let bytes = m * k + m * 2 * 4 + weights + 9 * 4 + m * n * 2;
             let flops = 2 * m * n * k;
-            check(&gemm(Some(8)), &[("M", m)], Unit::Fp8, flops, bytes);
+            let grouped = gemm(GemmForm::Grouped { groups: 8 });
+            check(&grouped, &[("M", m)], Unit::Fp8, flops, bytes);
         }
     }
 

@@ -16,6 +16,7 @@
 use std::cmp::Reverse;
 use std::fmt;
 
+use mcc_ir::kernel::GemmTile;
 use mcc_ir::types::DType;
 
 use crate::target::Target;
@@ -37,17 +38,6 @@ pub struct GemmProblem {
     pub groups: u64,
     /// Heads: independent products of `rows` rows each; 1 for none.
     pub batch: u64,
-}
-
-/// Tile sizes and ring depth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GemmTile {
-    /// Rows a tile: 64 for each consumer warpgroup.
-    pub m: u32,
-    /// Columns a tile.
-    pub n: u32,
-    /// Depth of the TMA ring.
-    pub stages: u32,
 }
 
 /// One tile that was considered.
@@ -174,11 +164,7 @@ fn candidate(
                 * (problem.k * element + problem.n * problem.out.bytes());
     let memory = bytes / (target.hbm_bytes_per_s / target.clock_hz.max(1)).max(1);
     Some(GemmCandidate {
-        tile: GemmTile {
-            m: tile_m,
-            n: tile_n,
-            stages: u32::try_from(stages).ok()?,
-        },
+        tile: GemmTile::new(tile_m, tile_n, u32::try_from(stages).ok()?),
         tiles,
         waves,
         smem_bytes: SMEM_OVERHEAD + staged_product + stages * stage_bytes,

@@ -3,13 +3,13 @@
 //! Block-scaled operands take the FP8 kernel, dense or grouped; BF16 operands take the BF16 kernel, dense,
 //! batched over heads, or grouped. Tiles come from [`crate::heuristics::gemm`].
 
-use mcc_ir::kernel::{GemmBf16, GemmFp8, KernelConfig};
+use mcc_ir::kernel::{Epilogue, GemmBf16, GemmForm, GemmFp8, GemmTile, KernelConfig};
 use mcc_ir::{DType, NodeId, ValueId};
 
 use super::Lowering;
 use super::pool::Layouts;
 use crate::error::PassError;
-use crate::heuristics::gemm::{self, GemmProblem, GemmTile};
+use crate::heuristics::gemm::{self, GemmProblem};
 
 impl Lowering<'_> {
     /// `matmul(x, w)`
@@ -36,24 +36,21 @@ impl Lowering<'_> {
             let config = GemmFp8 {
                 n,
                 k,
-                groups: None,
+                form: GemmForm::Dense,
+                epilogue: Epilogue::Store,
                 out,
-                tile_m: tile.m,
-                tile_n: tile.n,
-                stages: tile.stages,
                 promote,
+                tile,
             };
             return self.fp8(node, config);
         }
         let config = GemmBf16 {
             n,
             k,
-            batch: None,
-            groups: None,
+            form: GemmForm::Dense,
+            epilogue: Epilogue::Store,
             out,
-            tile_m: tile.m,
-            tile_n: tile.n,
-            stages: tile.stages,
+            tile,
         };
         let args = vec![
             self.whole(node, 0)?,
@@ -88,12 +85,10 @@ impl Lowering<'_> {
             let config = GemmBf16 {
                 n,
                 k,
-                batch: None,
-                groups: Some(groups),
+                form: GemmForm::Grouped { groups },
+                epilogue: Epilogue::Store,
                 out,
-                tile_m: tile.m,
-                tile_n: tile.n,
-                stages: tile.stages,
+                tile,
             };
             let args = vec![
                 self.whole(node, 0)?,
@@ -106,12 +101,11 @@ impl Lowering<'_> {
         let config = GemmFp8 {
             n,
             k,
-            groups: Some(groups),
+            form: GemmForm::Grouped { groups },
+            epilogue: Epilogue::Store,
             out,
-            tile_m: tile.m,
-            tile_n: tile.n,
-            stages: tile.stages,
             promote,
+            tile,
         };
         self.fp8(node, config)
     }
@@ -135,12 +129,10 @@ impl Lowering<'_> {
         let config = GemmBf16 {
             n,
             k,
-            batch: Some(heads),
-            groups: None,
+            form: GemmForm::Batched { heads },
+            epilogue: Epilogue::Store,
             out,
-            tile_m: tile.m,
-            tile_n: tile.n,
-            stages: tile.stages,
+            tile,
         };
         let args = vec![
             self.whole(node, 0)?,
@@ -162,7 +154,7 @@ impl Lowering<'_> {
             self.whole(node, 1)?,
             w_scales,
         ];
-        if config.groups.is_some() {
+        if config.form.groups().is_some() {
             args.push(self.whole(node, 2)?);
         }
         args.push(self.out(node, 0, Layouts::Rows)?);

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 use crate::error::ManifestError;
 use crate::manifest::{
-    Buffer, BufferId, BufferKind, Entry, Kernel, LaunchSpec, Manifest, Param, Port, SCHEMA_VERSION,
-    View,
+    Buffer, BufferId, BufferKind, Entry, Kernel, LaunchSpec, Manifest, MapAxes, Param, Port,
+    SCHEMA_VERSION, View,
 };
 use crate::types::{DType, Dim, DimValues, ParamSource, Type, is_identifier, product};
 
@@ -483,10 +483,18 @@ fn check_launch(kernel: &Kernel, place: &str) -> Check {
                 })?;
             }
             Param::TensorMap {
-                box_dims, swizzle, ..
+                box_dims,
+                swizzle,
+                axes,
+                ..
             } => {
+                let (least, extra) = match axes {
+                    MapAxes::Rows => (1, 0),
+                    MapAxes::Columns => (2, 0),
+                    MapAxes::Ragged => (2, 1),
+                };
                 ensure(
-                    (1..=MAX_TENSOR_MAP_RANK).contains(&operand.rank),
+                    (least..=MAX_TENSOR_MAP_RANK - extra).contains(&operand.rank),
                     &place,
                     || {
                         format!(
@@ -553,9 +561,13 @@ fn check_step_params(kernel: &Kernel, operands: &[View], place: &str) -> Check {
                 })?
             }
             // The innermost axis of a tensor map has no stride: its elements are neighbours.
-            Param::TensorMap { operand, .. } => {
-                let contiguous = view.strides.last() == Some(&1)
-                    || matches!(view.shape.last(), Some(Dim::Const(1)));
+            Param::TensorMap { operand, axes, .. } => {
+                let behind = if *axes == MapAxes::Columns { 2 } else { 1 };
+                let Some(inner) = view.strides.len().checked_sub(behind) else {
+                    continue;
+                };
+                let contiguous =
+                    view.strides[inner] == 1 || matches!(view.shape[inner], Dim::Const(1));
                 ensure(contiguous, place, || {
                     format!(
                         "a tensor map over `{}`, whose last axis is strided",

@@ -73,6 +73,7 @@ fn manifest() -> Manifest {
                     operand: 0,
                     box_dims: vec![128, 8],
                     swizzle: 128,
+                    axes: mcc_bundle::MapAxes::Rows,
                 },
                 Param::Pointer { operand: 1 },
                 Param::Pointer { operand: 2 },
@@ -432,6 +433,7 @@ fn contradictions_are_refused() {
                 operand: 0,
                 box_dims: vec![128],
                 swizzle: 0,
+                axes: mcc_bundle::MapAxes::Rows,
             };
         }),
         ("must be 1 to 256", |m| {
@@ -439,6 +441,7 @@ fn contradictions_are_refused() {
                 operand: 0,
                 box_dims: vec![128, 0],
                 swizzle: 0,
+                axes: mcc_bundle::MapAxes::Rows,
             };
         }),
         ("swizzle of 48", |m| {
@@ -446,6 +449,7 @@ fn contradictions_are_refused() {
                 operand: 0,
                 box_dims: vec![16, 8],
                 swizzle: 48,
+                axes: mcc_bundle::MapAxes::Rows,
             };
         }),
         ("under a swizzle", |m| {
@@ -453,6 +457,7 @@ fn contradictions_are_refused() {
                 operand: 0,
                 box_dims: vec![128, 8],
                 swizzle: 64,
+                axes: mcc_bundle::MapAxes::Rows,
             };
         }),
         ("last axis is strided", |m| {

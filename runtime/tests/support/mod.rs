@@ -354,6 +354,7 @@ pub fn toy() -> Bundle {
                     operand: 0,
                     box_dims: vec![4, 8],
                     swizzle: 0,
+                    axes: mcc_bundle::MapAxes::Rows,
                 },
                 pointer(1),
                 pointer(2),

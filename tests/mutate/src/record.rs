@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use mcc_bundle::{Bundle, DimValues, Entry, Manifest, Param};
+use mcc_bundle::{Bundle, DimValues, Entry, Manifest, MapAxes, Param};
 use mcc_runtime::{Agreement, CheckOptions, DeviceOptions, Launch, Model, SimDevice, cases, check};
 use mcc_sim::{Gpu, LaunchConfig, TensorMap};
 
@@ -181,18 +181,24 @@ impl State {
         let (offsets, _) = kernel.launch.param_offsets();
         // Where each operand lies; a kernel may take an operand by address, by tensor map, or both.
         let mut ranges: Vec<Range<u64>> = Vec::new();
-        let mut found: Vec<(usize, bool, u64)> = Vec::new();
+        let mut found: Vec<(usize, bool, u64, u64)> = Vec::new();
         for (param, &at) in kernel.launch.params.iter().zip(&offsets) {
-            let address = match param {
+            let (address, before) = match param {
                 Param::Pointer { .. } => {
                     let bytes = launch.params[at..at + 8].try_into();
-                    u64::from_le_bytes(bytes.map_err(|_| "eight bytes are not eight bytes")?)
+                    let bytes = bytes.map_err(|_| "eight bytes are not eight bytes")?;
+                    (u64::from_le_bytes(bytes), 0)
                 }
-                Param::TensorMap { .. } => {
+                Param::TensorMap { axes, .. } => {
                     let bytes = launch.params[at..at + 128].try_into();
                     let bytes: [u8; 128] = bytes.map_err(|_| "a tensor map is cut off")?;
                     let map = TensorMap::decode(&bytes)?;
-                    map.global_address
+                    // A ragged map begins a box before its view.
+                    let before = match axes {
+                        MapAxes::Ragged => map.dims[1] * map.strides[0],
+                        MapAxes::Rows | MapAxes::Columns => 0,
+                    };
+                    (map.global_address + before, before)
                 }
                 Param::Extent { .. } | Param::Stride { .. } => continue,
             };
@@ -201,7 +207,8 @@ impl State {
             // An empty operand still has an address.
             let bytes = (end - view.offset).max(1);
             ranges.push(address..address + bytes);
-            found.push((at, matches!(param, Param::TensorMap { .. }), address));
+            let map = matches!(param, Param::TensorMap { .. });
+            found.push((at, map, address, before));
         }
         let places = merged(ranges);
         let mut regions = Vec::with_capacity(places.len());
@@ -216,13 +223,13 @@ impl State {
         }
         let pointers = found
             .into_iter()
-            .filter_map(|(at, map, address)| {
+            .filter_map(|(at, map, address, before)| {
                 let region = places.iter().position(|place| place.contains(&address))?;
                 Some(Pointer {
                     at,
                     map,
                     region,
-                    offset: address - places[region].start,
+                    offset: (address - places[region].start).cast_signed() - before.cast_signed(),
                 })
             })
             .collect();

@@ -55,7 +55,8 @@ pub struct Pointer {
     /// Whether a tensor map holds it.
     pub map: bool,
     pub region: usize,
-    pub offset: u64,
+    /// From the region's begin; negative for a ragged map, which begins a box before what it touches.
+    pub offset: i64,
 }
 
 /// Changes a tensor map.
@@ -157,7 +158,7 @@ impl Case {
         }
         let mut params = self.params.clone();
         for pointer in &self.pointers {
-            let address = places[pointer.region] + pointer.offset;
+            let address = places[pointer.region].wrapping_add_signed(pointer.offset);
             let changed = setting.map.filter(|(at, _)| *at == pointer.at);
             if pointer.map {
                 let place = &mut params[pointer.at..pointer.at + 128];

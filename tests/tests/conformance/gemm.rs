@@ -1,7 +1,7 @@
 //! Matrix products: block-scaled bit for bit, BF16 within the tensor core's accumulation error.
 
 use mcc_ir::eval::{Rng, Tensor};
-use mcc_ir::kernel::{GemmBf16, GemmFp8, KernelConfig};
+use mcc_ir::kernel::{Epilogue, GemmBf16, GemmForm, GemmFp8, GemmTile, KernelConfig};
 use mcc_ir::op::Op;
 use mcc_ir::types::DType;
 
@@ -33,12 +33,11 @@ fn fp8(n: u32, k: u32, tile_m: u32, tile_n: u32, stages: u32) -> GemmFp8 {
     GemmFp8 {
         n,
         k,
-        groups: None,
+        form: GemmForm::Dense,
+        epilogue: Epilogue::Store,
         out: DType::BF16,
-        tile_m,
-        tile_n,
-        stages,
         promote: 128,
+        tile: GemmTile::new(tile_m, tile_n, stages),
     }
 }
 
@@ -106,7 +105,9 @@ fn grouped_products_are_exact_to_the_bit_whatever_the_routing() {
         let mut rng = Rng::new(seed);
         let (n, k) = pick(&mut rng, &[(72, 192), (256, 128), (128, 320)]);
         let config = GemmFp8 {
-            groups: Some(rows.len() as u32),
+            form: GemmForm::Grouped {
+                groups: rows.len() as u32,
+            },
             ..fp8(
                 n,
                 k,
@@ -169,21 +170,21 @@ fn bf16(m: usize, c: GemmBf16, seed: u64) {
     let mut rng = Rng::new(seed);
     let (n, k, out) = (c.n as usize, c.k as usize, c.out);
     let promote = 128;
-    let (x, w, op) = match (c.batch, c.groups) {
-        (None, None) => (vec![m, k], vec![n, k], Op::Matmul { out, promote }),
-        (Some(h), _) => {
-            let h = h as usize;
+    let (x, w, op) = match c.form {
+        GemmForm::Batched { heads } => {
+            let h = heads as usize;
             (vec![m, h, k], vec![h, n, k], Op::BatchedMatmul { out })
         }
-        (None, Some(e)) => {
-            let w = vec![e as usize, n, k];
+        GemmForm::Grouped { groups } => {
+            let w = vec![groups as usize, n, k];
             (vec![m, k], w, Op::GroupedMatmul { out, promote })
         }
+        _ => (vec![m, k], vec![n, k], Op::Matmul { out, promote }),
     };
     let x = rng.bf16(&x, 1.0).expect("sizes");
     let w = rng.bf16(&w, 1.0).expect("sizes");
     // Random cuts between the groups: some are empty.
-    let offsets = c.groups.map(|e| {
+    let offsets = c.form.groups().map(|e| {
         let mut cuts: Vec<i32> = (1..e).map(|_| rng.below(m + 1) as i32).collect();
         cuts.extend([0, m as i32]);
         cuts.sort_unstable();
@@ -219,19 +220,15 @@ fn bf16_products_are_within_the_accumulation_error() {
     let base = GemmBf16 {
         n: 64,
         k: 64,
-        batch: None,
-        groups: None,
+        form: GemmForm::Dense,
+        epilogue: Epilogue::Store,
         out: DType::F32,
-        tile_m: 64,
-        tile_n: 64,
-        stages: 4,
+        tile: GemmTile::new(64, 64, 4),
     };
     let c = |n, k, tile_m, tile_n, stages| GemmBf16 {
         n,
         k,
-        tile_m,
-        tile_n,
-        stages,
+        tile: GemmTile::new(tile_m, tile_n, stages),
         ..base.clone()
     };
     let shapes = [
@@ -243,7 +240,7 @@ fn bf16_products_are_within_the_accumulation_error() {
         (
             9,
             GemmBf16 {
-                batch: Some(4),
+                form: GemmForm::Batched { heads: 4 },
                 out: DType::BF16,
                 ..c(128, 64, 64, 128, 4)
             },
@@ -251,7 +248,7 @@ fn bf16_products_are_within_the_accumulation_error() {
         (
             1,
             GemmBf16 {
-                batch: Some(3),
+                form: GemmForm::Batched { heads: 3 },
                 out: DType::BF16,
                 ..c(64, 136, 64, 64, 2)
             },
@@ -259,21 +256,21 @@ fn bf16_products_are_within_the_accumulation_error() {
         (
             70,
             GemmBf16 {
-                batch: Some(2),
+                form: GemmForm::Batched { heads: 2 },
                 ..c(24, 40, 64, 16, 2)
             },
         ),
         (
             1,
             GemmBf16 {
-                groups: Some(5),
+                form: GemmForm::Grouped { groups: 5 },
                 ..c(64, 72, 64, 32, 2)
             },
         ),
         (
             150,
             GemmBf16 {
-                groups: Some(40),
+                form: GemmForm::Grouped { groups: 40 },
                 out: DType::BF16,
                 ..c(72, 136, 64, 64, 3)
             },
@@ -281,7 +278,7 @@ fn bf16_products_are_within_the_accumulation_error() {
         (
             300,
             GemmBf16 {
-                groups: Some(3),
+                form: GemmForm::Grouped { groups: 3 },
                 ..c(40, 64, 128, 16, 4)
             },
         ),

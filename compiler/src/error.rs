@@ -131,6 +131,14 @@ pub enum Error {
     /// `mcc sim` ran the kernel and something was wrong; the report says what.
     #[error("the kernel does not do what it should; see above")]
     SimulatedKernel,
+    /// Kernels fall short of what `mcc gemm static` asks for; the table says of what.
+    #[error("{broken} of {all} configurations break the bar; see above")]
+    Bar {
+        /// How many.
+        broken: usize,
+        /// Of how many.
+        all: usize,
+    },
     /// An option that means nothing.
     #[error("{0}")]
     Usage(String),

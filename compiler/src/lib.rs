@@ -14,11 +14,13 @@
 //! | [`pack`] | program and kernels to bundle |
 //! | [`ptxas`] | NVIDIA's assembler, when it is there |
 //! | [`doctor`] | what this machine has and lacks |
-//! | [`cli`] | `mcc build`, `run`, `eval`, `inspect`, `bench`, `doctor` |
+//! | [`gemm`] | what shows how good the GEMMs are |
+//! | [`cli`] | `mcc build`, `run`, `eval`, `inspect`, `bench`, `doctor`, `sim`, `gemm` |
 
 pub mod cli;
 pub mod doctor;
 pub mod error;
+pub mod gemm;
 pub mod import;
 pub mod pack;
 pub mod ptxas;

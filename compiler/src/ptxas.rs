@@ -114,6 +114,31 @@ impl Ptxas {
         arch: &str,
         dir: &Path,
     ) -> Result<Assembled, Error> {
+        let (cubin, report) = self.report_in(kernel, arch, dir)?;
+        if let Some(complaint) = report.complaint() {
+            return Err(self.failed(kernel, complaint));
+        }
+        Ok(Assembled {
+            cubin,
+            resources: report.resources,
+        })
+    }
+
+    /// Assembles one kernel, whatever ptxas warns about.
+    ///
+    /// # Errors
+    /// [`Error::Ptxas`] when there is no cubin.
+    pub fn report(&self, kernel: &KernelCode, arch: &str) -> Result<(Vec<u8>, Report), Error> {
+        let dir = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+        self.report_in(kernel, arch, dir.path())
+    }
+
+    fn report_in(
+        &self,
+        kernel: &KernelCode,
+        arch: &str,
+        dir: &Path,
+    ) -> Result<(Vec<u8>, Report), Error> {
         let ptx = dir.join(format!("{}.ptx", kernel.name));
         let cubin = dir.join(format!("{}.cubin", kernel.name));
         std::fs::write(&ptx, &kernel.ptx).map_err(Error::io("write", &ptx))?;
@@ -133,15 +158,8 @@ impl Ptxas {
         if !output.status.success() {
             return Err(self.failed(kernel, text));
         }
-        let report = Report::parse(&text);
-        if let Some(complaint) = report.complaint() {
-            return Err(self.failed(kernel, complaint));
-        }
         let cubin = std::fs::read(&cubin).map_err(Error::io("read", &cubin))?;
-        Ok(Assembled {
-            cubin,
-            resources: report.resources,
-        })
+        Ok((cubin, Report::parse(&text)))
     }
 }
 

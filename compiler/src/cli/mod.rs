@@ -5,6 +5,7 @@ mod build;
 mod compile;
 mod doctor;
 mod eval;
+mod gemm;
 mod inspect;
 mod model;
 mod run;
@@ -38,6 +39,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Runs a kernel of a PTX file on the simulated device, as a launch file says.
     Sim(sim::Args),
+    /// Shows how good the generated matrix products are.
+    Gemm(gemm::Args),
 }
 
 /// Runs a command.
@@ -53,6 +56,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Gemm(args) => gemm::run(&args),
     }
 }
 

@@ -23,13 +23,15 @@ impl Lowering<'_> {
         let (n, k) = (self.extent(node, w, 0)?, self.extent(node, w, 1)?);
         let input = self.graph.ty(x).dtype;
         let problem = GemmProblem {
-            input,
-            out,
-            rows: self.usual_rows(x)?,
-            n: n.into(),
-            k: k.into(),
-            groups: 1,
-            batch: 1,
+            promote,
+            ..GemmProblem::new(
+                input,
+                out,
+                GemmForm::Dense,
+                self.usual_rows(x)?,
+                n.into(),
+                k.into(),
+            )
         };
         let tile = self.tile(node, problem)?;
         if input == DType::E4M3 {
@@ -72,13 +74,15 @@ impl Lowering<'_> {
         let groups = self.extent(node, w, 0)?;
         let (n, k) = (self.extent(node, w, 1)?, self.extent(node, w, 2)?);
         let problem = GemmProblem {
-            input,
-            out,
-            rows: self.usual_rows(x)?,
-            n: n.into(),
-            k: k.into(),
-            groups: groups.into(),
-            batch: 1,
+            promote,
+            ..GemmProblem::new(
+                input,
+                out,
+                GemmForm::Grouped { groups },
+                self.usual_rows(x)?,
+                n.into(),
+                k.into(),
+            )
         };
         let tile = self.tile(node, problem)?;
         if input != DType::E4M3 {
@@ -115,16 +119,16 @@ impl Lowering<'_> {
         let (x, w) = (self.operand(node, 0)?, self.operand(node, 1)?);
         let heads = self.extent(node, w, 0)?;
         let (n, k) = (self.extent(node, w, 1)?, self.extent(node, w, 2)?);
-        let problem = GemmProblem {
-            input: DType::BF16,
+        // The leading axes of `x[M, H, K]` count the heads too.
+        let rows = self.usual_rows(x)? / u64::from(heads).max(1);
+        let problem = GemmProblem::new(
+            DType::BF16,
             out,
-            // The leading axes of `x[M, H, K]` count the heads too.
-            rows: self.usual_rows(x)? / u64::from(heads).max(1),
-            n: n.into(),
-            k: k.into(),
-            groups: 1,
-            batch: heads.into(),
-        };
+            GemmForm::Batched { heads },
+            rows,
+            n.into(),
+            k.into(),
+        );
         let tile = self.tile(node, problem)?;
         let config = GemmBf16 {
             n,

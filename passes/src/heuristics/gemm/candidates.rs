@@ -1,0 +1,319 @@
+//! Every tile that the GEMM kernels accept, and what it takes of an SM.
+//!
+//! In: a [`GemmProblem`]. Out: [`tiles`], still without ring depth and raster, which the time model fills in; the
+//! shared memory and the registers of a tile; [`accepted`], the same rules as a question. Holds: each tile listed is
+//! accepted, and a tile that is accepted compiles.
+//!
+//! ```text
+//! plain     D = A B^T        wgmma's 64 rows are rows of D: 64, 128 (two consumer warpgroups), 256 (two waves each)
+//! swapped   D^T = B A^T      wgmma's 64 rows are columns of D: 64, 128; its N, from 8 on, are rows of D
+//! ```
+
+use mcc_ir::kernel::{Epilogue, GemmForm, GemmTile, NO_PROMOTION, Share};
+use mcc_ir::types::DType;
+
+use super::GemmProblem;
+
+/// Bytes of K a stage: the 128-byte swizzle span.
+pub const STAGE_K_BYTES: u64 = 128;
+/// Rows of `wgmma` (PTX ISA, "wgmma.mma_async").
+pub const WGMMA_ROWS: u32 = 64;
+/// Columns of `wgmma` at most.
+const WGMMA_COLUMNS: u32 = 256;
+/// Accumulator registers of a consumer thread. It has 232 or 240 (PTX ISA, "setmaxnreg"); addresses, scales and
+/// descriptors take the rest.
+pub const ACCUMULATORS: u32 = 192;
+/// Columns of gate, and as many of up, of a tile that ends in SwiGLU: a scale group of the next product.
+const SWIGLU_COLUMNS: u32 = 128;
+/// Barriers, tile bookkeeping, scales of B, and the alignment of the ring to 1024 bytes.
+const SMEM_OVERHEAD: u64 = 4096;
+/// The swizzle pattern repeats after so many bytes, so that tiles start at multiples of it.
+const SWIZZLE_ATOM: u64 = 1024;
+/// TMA writes at multiples of so many bytes.
+const TMA_ALIGN: u64 = 128;
+/// Deepest ring.
+pub const MAX_STAGES: u64 = 16;
+
+/// The ways of a tile through the tensor cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Consumer warpgroups.
+    pub consumers: u32,
+    /// `wgmma` groups of a consumer in a K block, one after the other in the same accumulator.
+    pub passes: u32,
+    /// Columns of each.
+    pub columns: u32,
+}
+
+impl Shape {
+    /// Of a tile with that epilogue.
+    #[must_use]
+    pub fn of(tile: GemmTile, epilogue: Epilogue) -> Self {
+        if tile.swap {
+            return Self {
+                consumers: tile.n / WGMMA_ROWS,
+                passes: 1,
+                columns: tile.m,
+            };
+        }
+        let consumers = (tile.m / WGMMA_ROWS).clamp(1, 2);
+        let (halves, columns) = match epilogue {
+            Epilogue::SwigluQuantize { .. } => (2, tile.n / 2),
+            _ => (1, tile.n),
+        };
+        Self {
+            consumers,
+            passes: tile.m / WGMMA_ROWS / consumers * halves,
+            columns,
+        }
+    }
+}
+
+/// All tiles for a problem, with two stages.
+#[must_use]
+pub fn tiles(problem: &GemmProblem) -> Vec<GemmTile> {
+    let mut tiles = Vec::new();
+    let mut offer = |tile: GemmTile| {
+        if accepted(problem, tile) {
+            tiles.push(tile);
+        }
+    };
+    for m in [64, 128, 256] {
+        for n in (16..=WGMMA_COLUMNS).step_by(16) {
+            for share in [Share::None, Share::A, Share::B] {
+                offer(GemmTile {
+                    share,
+                    ..GemmTile::new(m, n, 2)
+                });
+            }
+        }
+    }
+    for m in (8..=128).step_by(8) {
+        for n in [64, 128] {
+            for split_k in [1, 2, 4, 8] {
+                offer(GemmTile {
+                    swap: true,
+                    split_k,
+                    ..GemmTile::new(m, n, 2)
+                });
+            }
+        }
+    }
+    tiles
+}
+
+/// Whether the kernels take this tile for this problem, ring depth and shared memory aside.
+#[must_use]
+pub fn accepted(problem: &GemmProblem, tile: GemmTile) -> bool {
+    let swiglu = matches!(problem.epilogue, Epilogue::SwigluQuantize { .. });
+    let shape = if tile.swap {
+        matches!(tile.n, 64 | 128)
+            && tile.m.is_multiple_of(8)
+            && (8..=128).contains(&tile.m)
+            && !swiglu
+            // The rows and columns of a weight gradient are both many.
+            && !matches!(problem.form, GemmForm::KGrouped { .. })
+    } else if swiglu {
+        matches!(tile.m, 64 | 128) && tile.n == 2 * SWIGLU_COLUMNS
+    } else {
+        matches!(tile.m, 64 | 128 | 256)
+            && tile.n.is_multiple_of(16)
+            && (16..=WGMMA_COLUMNS).contains(&tile.n)
+    };
+    let share = match tile.share {
+        Share::None => true,
+        // Both blocks of a cluster need a column tile.
+        Share::A => !tile.swap && problem.n.div_ceil(tile.n.into()).is_multiple_of(2),
+        Share::B => !tile.swap && problem.form == GemmForm::Dense,
+    };
+    let split = match tile.split_k {
+        1 => true,
+        // Partial products are promoted in K order by one block after the other; without promotion there are none.
+        2 | 4 | 8 => {
+            tile.swap
+                && problem.promoted()
+                && tile.share == Share::None
+                && problem.k_blocks() >= u64::from(tile.split_k) * 2
+        }
+        _ => false,
+    };
+    shape && share && split && accumulators(problem, tile) <= ACCUMULATORS
+}
+
+/// What code generation takes of [`accepted`] today.
+#[must_use]
+pub fn supported(problem: &GemmProblem, tile: GemmTile) -> bool {
+    if KERNELS_ACCEPT_ALL {
+        return accepted(problem, tile);
+    }
+    matches!(tile.m, 64 | 128)
+        && matches!(tile.n, 16 | 32 | 64 | 128)
+        && tile
+            == GemmTile {
+                stages: tile.stages,
+                ..GemmTile::new(tile.m, tile.n, 0)
+            }
+}
+
+/// Whether code generation has every tile of this file.
+const KERNELS_ACCEPT_ALL: bool = false;
+
+/// Row tiles that are worked off together: the plain number first, so that it wins where nothing is gained.
+pub const RASTERS: &[u32] = if KERNELS_ACCEPT_ALL {
+    &[16, 8, 32]
+} else {
+    &[16]
+};
+
+/// FP32 registers of a consumer thread for sums: of all passes, and those of the tensor cores where a pass is
+/// promoted.
+#[must_use]
+pub fn accumulators(problem: &GemmProblem, tile: GemmTile) -> u32 {
+    let shape = Shape::of(tile, problem.epilogue);
+    let pass = shape.columns / 2;
+    let partial = if problem.input == DType::E4M3 {
+        pass
+    } else {
+        0
+    };
+    shape.passes * pass + partial
+}
+
+/// Shared memory of one stage: both operand tiles and the scales that come with them.
+#[must_use]
+pub fn stage_bytes(problem: &GemmProblem, tile: GemmTile) -> u64 {
+    let (m, n) = (u64::from(tile.m), u64::from(tile.n));
+    let operands = m * STAGE_K_BYTES + (n * STAGE_K_BYTES).next_multiple_of(SWIZZLE_ATOM);
+    let scales = |rows: u64| (rows * DType::F32.bytes()).next_multiple_of(TMA_ALIGN);
+    match (problem.input, problem.form) {
+        (DType::E4M3, GemmForm::KGrouped { .. }) => operands + scales(m) + scales(n),
+        (DType::E4M3, _) => operands + scales(m),
+        _ => operands,
+    }
+}
+
+/// Shared memory beside the ring: the product on its way out, partial products of a split K, barriers.
+#[must_use]
+pub fn fixed_bytes(problem: &GemmProblem, tile: GemmTile) -> u64 {
+    let elements = u64::from(tile.m) * u64::from(tile.n);
+    let staged = match problem.epilogue {
+        Epilogue::SwigluQuantize { .. } => elements / 2 * DType::E4M3.bytes(),
+        _ => elements * problem.out.bytes(),
+    };
+    let kept = match tile.split_k {
+        0 | 1 => 0,
+        split => problem.k_blocks().div_ceil(split.into()) * elements * DType::F32.bytes(),
+    };
+    staged + kept + SMEM_OVERHEAD
+}
+
+impl GemmProblem {
+    /// Whether partial sums leave the tensor cores on the way.
+    #[must_use]
+    pub fn promoted(&self) -> bool {
+        self.input == DType::E4M3 && self.promote != NO_PROMOTION
+    }
+
+    /// Steps of 128 bytes of K of one product.
+    #[must_use]
+    pub fn k_blocks(&self) -> u64 {
+        let k = match self.form {
+            GemmForm::KGrouped { groups } => self.k.div_ceil(u64::from(groups).max(1)),
+            _ => self.k,
+        };
+        (k * self.input.bytes()).div_ceil(STAGE_K_BYTES).max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{dense, problem};
+    use super::*;
+
+    #[test]
+    fn the_lists_follow_from_the_rules() {
+        let fp8 = tiles(&dense(4096, 7168, 16384));
+        let widest = |m: u32| {
+            fp8.iter()
+                .filter(|t| !t.swap && t.m == m)
+                .map(|t| t.n)
+                .max()
+        };
+        // Two FP32 sums an element: 192 registers a thread are 192 columns of 64 rows, 128 of 2 x 64.
+        assert_eq!(
+            [64, 128, 256].map(widest),
+            [Some(192), Some(192), Some(128)]
+        );
+        let bf16 = tiles(&GemmProblem {
+            input: DType::BF16,
+            ..dense(4096, 7168, 16384)
+        });
+        let widest = |m: u32| {
+            bf16.iter()
+                .filter(|t| !t.swap && t.m == m)
+                .map(|t| t.n)
+                .max()
+        };
+        assert_eq!(
+            [64, 128, 256].map(widest),
+            [Some(256), Some(256), Some(192)]
+        );
+        assert!(bf16.iter().all(|t| t.split_k == 1));
+        for tile in [(112, false, 1), (8, true, 8)] {
+            let found = |t: &&GemmTile| {
+                t.swap == tile.1
+                    && t.split_k == tile.2
+                    && (if tile.1 { t.m } else { t.n }) == tile.0
+            };
+            assert!(fp8.iter().find(found).is_some(), "{tile:?}");
+        }
+    }
+
+    #[test]
+    fn clusters_come_in_pairs_and_share_b_only_where_all_rows_do() {
+        let grouped = problem(GemmForm::Grouped { groups: 8 }, 1024, 112 * 3, 512);
+        assert!(tiles(&grouped).iter().all(|t| t.share != Share::B));
+        let three = |t: &GemmTile| !t.swap && t.n == 112 && t.share == Share::A;
+        assert!(!tiles(&grouped).iter().any(three));
+        let four = problem(GemmForm::Grouped { groups: 8 }, 1024, 112 * 4, 512);
+        assert!(tiles(&four).iter().any(three));
+    }
+
+    #[test]
+    fn swiglu_has_gate_and_up_in_one_tile() {
+        let problem = GemmProblem {
+            epilogue: Epilogue::SwigluQuantize { weighted: false },
+            out: DType::E4M3,
+            ..dense(512, 4096, 7168)
+        };
+        let tiles = tiles(&problem);
+        assert!(!tiles.is_empty());
+        for tile in tiles {
+            assert_eq!(tile.n, 256);
+            assert!(tile.m <= 128);
+            assert_eq!(accumulators(&problem, tile), 192);
+            // The staged tile is codes of half of the columns.
+            assert_eq!(
+                fixed_bytes(&problem, tile),
+                u64::from(tile.m) * 128 + SMEM_OVERHEAD
+            );
+        }
+    }
+
+    #[test]
+    fn a_stage_holds_tiles_and_scales() {
+        let tile = GemmTile::new(128, 112, 2);
+        let plain = dense(4096, 7168, 512);
+        assert_eq!(stage_bytes(&plain, tile), 128 * 128 + 112 * 128 + 512);
+        let gradient = problem(GemmForm::KGrouped { groups: 4 }, 4096, 7168, 512);
+        assert_eq!(
+            stage_bytes(&gradient, tile),
+            128 * 128 + 112 * 128 + 512 + 512
+        );
+        let bf16 = GemmProblem {
+            input: DType::BF16,
+            ..plain
+        };
+        assert_eq!(stage_bytes(&bf16, tile), 128 * 128 + 112 * 128);
+    }
+}

@@ -39,11 +39,13 @@ fn section(page: &mut String, title: &str, rows: impl Iterator<Item = &'static O
             value(page, "operands", decl);
         }
         for attr in row.attrs {
+            let word = attr.word.map(|(word, _)| format!(" or `{word}`"));
             let _ = writeln!(
                 page,
-                "| attribute | `{}` | {}: {} |",
+                "| attribute | `{}` | {}{}: {} |",
                 attr.name,
                 attr.kind,
+                word.unwrap_or_default(),
                 attr.doc.trim()
             );
         }

@@ -4,6 +4,7 @@
 
 use crate::graph::{Graph, SourceLoc, ValueId};
 use crate::op::{Op, TypeError};
+use crate::types::DType;
 
 impl Op {
     /// Adds the plain ops that this fused op stands for; their values are the op's results, in order. `None` for
@@ -27,6 +28,10 @@ impl Op {
             .collect();
         self.infer(&types)?;
         let mut add = |op: Op, operands: &[ValueId]| graph.add1(op, operands, loc.cloned());
+        // SwiGLU takes BF16.
+        let out = DType::BF16;
+        let product = |promote| Self::Matmul { out, promote };
+        let grouped_product = |promote| Self::GroupedMatmul { out, promote };
         let results = match (self, operands) {
             (Self::RmsNormQuantize { eps }, &[x, w]) => {
                 let y = add(Self::RmsNorm { eps: *eps }, &[x, w])?;
@@ -43,6 +48,33 @@ impl Op {
             }
             (Self::SwigluQuantize, &[x]) => {
                 let y = add(Self::Swiglu, &[x])?;
+                vec![add(Self::Quantize, &[y])?]
+            }
+            (Self::MatmulAdd { out, promote }, &[x, w, r]) => {
+                let (out, promote) = (*out, *promote);
+                let product = add(Self::Matmul { out, promote }, &[x, w])?;
+                vec![add(Self::Add, &[product, r])?]
+            }
+            (Self::MatmulSwigluQuantize { promote }, &[x, w]) => {
+                let y = add(product(*promote), &[x, w])?;
+                let y = add(Self::Swiglu, &[y])?;
+                vec![add(Self::Quantize, &[y])?]
+            }
+            (Self::MatmulSwigluScaleQuantize { promote }, &[x, w, s]) => {
+                let y = add(product(*promote), &[x, w])?;
+                let y = add(Self::Swiglu, &[y])?;
+                let y = add(Self::ScaleRows, &[y, s])?;
+                vec![add(Self::Quantize, &[y])?]
+            }
+            (Self::GroupedMatmulSwigluQuantize { promote }, &[x, w, offsets]) => {
+                let y = add(grouped_product(*promote), &[x, w, offsets])?;
+                let y = add(Self::Swiglu, &[y])?;
+                vec![add(Self::Quantize, &[y])?]
+            }
+            (Self::GroupedMatmulSwigluScaleQuantize { promote }, &[x, w, offsets, s]) => {
+                let y = add(grouped_product(*promote), &[x, w, offsets])?;
+                let y = add(Self::Swiglu, &[y])?;
+                let y = add(Self::ScaleRows, &[y, s])?;
                 vec![add(Self::Quantize, &[y])?]
             }
             (Self::MlaCacheWrite { eps }, &[cache, kv, w, positions, table]) => {

@@ -4,14 +4,20 @@
 //! produce wherever the order of operations is defined. Nothing here knows about graphs or tensors;
 //! `eval` builds on it.
 //!
-//! Contents, top down: BF16 and E4M3 conversion, block quantisation, the Hopper FP8 tensor-core sum
-//! and the promoted product built from it, rotary tables with YaRN, and the softmax scale.
-//!
-//! The device simulator has its own, separately written version of the tensor-core sum. The two are
-//! kept apart on purpose: a shared mistake would go unseen.
+//! Contents, top down: BF16 and E4M3 conversion, block quantisation, rotary tables with YaRN, and the
+//! softmax scale. [`tensor_core`] has the sum of Hopper's FP8 tensor core, [`product`] the promoted
+//! products built from it.
+
+mod product;
+mod tensor_core;
 
 use thiserror::Error;
 
+pub use self::product::{
+    BlockScaledGemm, Promotion, RowScaledGemm, gemm_block_scaled, gemm_row_scaled, gemm_unscaled,
+    scale_group,
+};
+pub use self::tensor_core::wgmma_e4m3;
 use crate::module::Yarn;
 
 /// Largest finite E4M3 magnitude.
@@ -39,11 +45,14 @@ pub enum NumericsError {
         /// Elements that came.
         got: usize,
     },
+    /// No product has such an interval.
+    #[error("promotion interval {0} is not 32, 64, 128, 256, 512 or none")]
+    Promotion(u32),
     /// The interval cannot be applied to a product whose scales change every 128 of K.
     #[error(
-        "promotion interval {0} is not 32, 64 or 128: scales of a block-scaled product change every 128 of K"
+        "promotion interval {0} is not 32, 64 or 128: scales of a weight gradient change every 128 of K"
     )]
-    Promotion(u32),
+    GradientPromotion(u32),
 }
 
 // ---------------------------------------------------------------------------------------------- BF16
@@ -153,12 +162,12 @@ pub fn block_scale(amax: f32) -> f32 {
     amax.max(AMAX_FLOOR) / E4M3_MAX
 }
 
-/// Rows in E4M3 with one scale for every 128 channels of a row (the last group may be partial).
+/// Rows in E4M3 with one scale for every group of channels of a row (the last group may be partial).
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizedRows {
     /// `[rows, width]`, row-major.
     pub codes: Vec<u8>,
-    /// `[rows, ceil(width / 128)]`, row-major.
+    /// `[rows, ceil(width / group)]`, row-major.
     pub scales: Vec<f32>,
 }
 
@@ -168,12 +177,18 @@ pub struct QuantizedRows {
 /// Published kernels differ here in the last bit (multiplying with a reciprocal instead); this is
 /// the variant of DeepSeek-V3's own inference code.
 pub fn quantize_rows(x: &[f32], width: usize) -> QuantizedRows {
-    let groups = width.div_ceil(BLOCK);
+    quantize_groups(x, width, BLOCK)
+}
+
+/// [`quantize_rows`] with groups of that many channels.
+pub fn quantize_groups(x: &[f32], width: usize, group: usize) -> QuantizedRows {
+    let group = group.max(1);
+    let groups = width.div_ceil(group);
     let rows = x.len().checked_div(width).unwrap_or(0);
     let mut codes = Vec::with_capacity(x.len());
     let mut scales = Vec::with_capacity(rows * groups);
     for row in x.chunks_exact(width.max(1)) {
-        for group in row.chunks(BLOCK) {
+        for group in row.chunks(group) {
             let amax = group.iter().fold(0f32, |m, v| m.max(v.abs()));
             let scale = block_scale(amax);
             scales.push(scale);
@@ -183,22 +198,28 @@ pub fn quantize_rows(x: &[f32], width: usize) -> QuantizedRows {
     QuantizedRows { codes, scales }
 }
 
-/// Quantises one `[rows, cols]` matrix in 128x128 blocks (partial blocks at the edges), as
-/// checkpoints store weights.
-pub fn quantize_blocks(x: &[f32], rows: usize, cols: usize) -> QuantizedRows {
-    let grid = cols.div_ceil(BLOCK);
-    let mut scales = vec![0f32; rows.div_ceil(BLOCK) * grid];
-    for r in 0..rows {
-        for c in 0..cols {
-            let s = &mut scales[(r / BLOCK) * grid + c / BLOCK];
-            *s = s.max(x[r * cols + c].abs());
-        }
+/// Quantises one `[rows, cols]` matrix in blocks of `block_rows` x `block_cols` (partial at the
+/// edges); checkpoints store weights in blocks of 128x128.
+pub fn quantize_blocks(
+    x: &[f32],
+    rows: usize,
+    cols: usize,
+    block_rows: usize,
+    block_cols: usize,
+) -> QuantizedRows {
+    let (block_rows, block_cols) = (block_rows.max(1), block_cols.max(1));
+    let grid = cols.div_ceil(block_cols);
+    let block = |i: usize| (i / cols / block_rows) * grid + (i % cols) / block_cols;
+    let mut scales = vec![0f32; rows.div_ceil(block_rows) * grid];
+    for (i, v) in x.iter().enumerate().take(rows * cols) {
+        let s = &mut scales[block(i)];
+        *s = s.max(v.abs());
     }
     scales.iter_mut().for_each(|s| *s = block_scale(*s));
-    let code =
-        |i: usize| e4m3_encode(x[i] / scales[(i / cols / BLOCK) * grid + (i % cols) / BLOCK]);
     QuantizedRows {
-        codes: (0..rows * cols).map(code).collect(),
+        codes: (0..rows * cols)
+            .map(|i| e4m3_encode(x[i] / scales[block(i)]))
+            .collect(),
         scales,
     }
 }
@@ -235,252 +256,6 @@ fn check_len(what: &'static str, expected: usize, got: usize) -> Result<(), Nume
             got,
         })
     }
-}
-
-// ------------------------------------------------------------------------- Hopper FP8 tensor-core sum
-
-/// Exponent given to a zero term, below that of any value, so that it never decides the alignment.
-const ZERO_EXPONENT: i32 = -1000;
-/// Fraction bits that a term keeps relative to the largest exponent of its sum.
-const ALIGN_BITS: i32 = 13;
-
-/// E4M3 codes taken apart once, ready for many sums: structure of arrays, zero padded to a multiple
-/// of 32.
-struct Parts {
-    value: Vec<f32>,
-    /// Of the significand in [1, 2), or of the format's smallest normals for subnormals.
-    exponent: Vec<i16>,
-    /// Padded length of a row.
-    stride: usize,
-    /// For every 32 values: is there a NaN?
-    nan: Vec<bool>,
-    /// For every 32 values: is there one that is not zero?
-    live: Vec<bool>,
-}
-
-impl Parts {
-    fn new(codes: &[u8], width: usize) -> Parts {
-        let table: [(f32, i16); 256] = std::array::from_fn(|code| match code as u8 {
-            0 | 0x80 | 0x7f | 0xff => (0.0, ZERO_EXPONENT as i16),
-            code => (e4m3_value(code), e4m3_parts(code).1 as i16),
-        });
-        let stride = width.next_multiple_of(WGMMA_K);
-        let rows = codes.len().checked_div(width).unwrap_or(0);
-        let mut parts = Parts {
-            value: vec![0.0; rows * stride],
-            exponent: vec![ZERO_EXPONENT as i16; rows * stride],
-            stride,
-            nan: vec![false; rows * stride / WGMMA_K],
-            live: vec![false; rows * stride / WGMMA_K],
-        };
-        for (r, row) in codes.chunks_exact(width.max(1)).enumerate() {
-            for (c, &code) in row.iter().enumerate() {
-                let at = r * stride + c;
-                (parts.value[at], parts.exponent[at]) = table[usize::from(code)];
-                parts.nan[at / WGMMA_K] |= code & 0x7f == 0x7f;
-                parts.live[at / WGMMA_K] |= code & 0x7f != 0;
-            }
-        }
-        parts
-    }
-}
-
-/// One FP8 tensor-core sum: 32 products and the accumulator as 33 terms of a single aligned
-/// addition.
-///
-/// Each term is cut toward zero to 13 fraction bits below the largest exponent among all terms,
-/// where a product's exponent is the sum of its factors' exponents (not renormalised). The exact
-/// sum of the cut terms is then cut toward zero to a 13-bit mantissa. Measured on an H100
-/// for c = 0; for other c it is a published model (`docs/model.md`, "Tensor-core accumulation").
-pub fn wgmma_e4m3(a: &[u8; WGMMA_K], b: &[u8; WGMMA_K], c: f32) -> f32 {
-    sum_block(&Parts::new(a, WGMMA_K), 0, &Parts::new(b, WGMMA_K), 0, c)
-}
-
-/// [`wgmma_e4m3`] on rows already taken apart; `a_at` and `b_at` are multiples of 32.
-fn sum_block(a: &Parts, a_at: usize, b: &Parts, b_at: usize, c: f32) -> f32 {
-    if c.is_nan() || a.nan[a_at / WGMMA_K] || b.nan[b_at / WGMMA_K] {
-        return f32::from_bits(0x7fff_ffff);
-    }
-    if c.is_infinite() {
-        return c;
-    }
-    let (a_v, b_v) = (&a.value[a_at..][..WGMMA_K], &b.value[b_at..][..WGMMA_K]);
-    let (a_e, b_e) = (
-        &a.exponent[a_at..][..WGMMA_K],
-        &b.exponent[b_at..][..WGMMA_K],
-    );
-    let (c_s, c_e) = f32_parts(c);
-
-    let products_max = a_e
-        .iter()
-        .zip(b_e)
-        .map(|(a, b)| a + b)
-        .fold(i16::MIN, i16::max);
-    let e_max = c_e.max(i32::from(products_max));
-    // Terms in units of 2^(e_max - 13). A product has eight bits, so that it and its scaling are
-    // exact and the conversion to an integer is the one truncation. A factor beyond f32 occurs with
-    // zero products only.
-    let unit = pow2((ALIGN_BITS - e_max).min(127));
-    let products: i32 = a_v
-        .iter()
-        .zip(b_v)
-        .map(|(a, b)| (a * b * unit) as i32)
-        .sum();
-    let accumulator = shift_right(c_s, 23 - ALIGN_BITS + (e_max - c_e));
-    truncated_f32(products + accumulator, e_max - ALIGN_BITS)
-}
-
-/// A power of two in `f32`'s normal range.
-fn pow2(exponent: i32) -> f32 {
-    f32::from_bits(((127 + exponent) as u32) << 23)
-}
-
-/// Signed 24-bit significand and exponent of a finite `f32`; zero has [`ZERO_EXPONENT`].
-fn f32_parts(x: f32) -> (i32, i32) {
-    let bits = x.to_bits();
-    let biased = ((bits >> 23) & 0xff) as i32;
-    let mantissa = (bits & 0x7f_ffff) as i32;
-    let (magnitude, exponent) = match (biased, mantissa) {
-        (0, 0) => (0, ZERO_EXPONENT),
-        (0, m) => (m, -126),
-        (e, m) => (m | 0x80_0000, e - 127),
-    };
-    (
-        if x.is_sign_negative() {
-            -magnitude
-        } else {
-            magnitude
-        },
-        exponent,
-    )
-}
-
-/// Shift right toward zero by any non-negative amount.
-fn shift_right(x: i32, by: i32) -> i32 {
-    (x.abs() >> by.clamp(0, 31)) * x.signum()
-}
-
-/// `units * 2^exponent` as `f32` whose mantissa is cut toward zero to 13 bits; zero is positive.
-fn truncated_f32(units: i32, exponent: i32) -> f32 {
-    if units == 0 {
-        return 0.0;
-    }
-    let magnitude = units.unsigned_abs();
-    let top = 31 - magnitude.leading_zeros() as i32;
-    // A double holds the value exactly; cutting 13 bits below the leading one leaves at most 14
-    // bits, so that the conversion to f32 is exact but for results below f32's normal range, cut on
-    // the grid of its subnormals.
-    let dropped = (top - ALIGN_BITS)
-        .max((-126 - ALIGN_BITS) - exponent)
-        .clamp(0, 31);
-    let kept = (magnitude >> dropped) << dropped;
-    let value = f64::from(kept) * f64::from_bits(((1023 + exponent) as u64) << 52);
-    (if units < 0 { -value } else { value }) as f32
-}
-
-/// How often the partial sum of the tensor core is added into an FP32 accumulator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Promotion {
-    /// Every so many of K (a positive multiple of 32).
-    Every(u32),
-    /// Never: the tensor core's accumulator runs over all of K.
-    Never,
-}
-
-/// Unscaled FP8 product `a [m, k] * b [n, k]^T`, accumulated on the tensor core and promoted as
-/// told.
-///
-/// It isolates the accumulation error; models use [`gemm_block_scaled`].
-pub fn gemm_unscaled(a: &[u8], b: &[u8], k: usize, promotion: Promotion) -> Vec<f32> {
-    let interval = match promotion {
-        Promotion::Every(interval) => (interval as usize).next_multiple_of(WGMMA_K).max(WGMMA_K),
-        Promotion::Never => k.next_multiple_of(WGMMA_K).max(WGMMA_K),
-    };
-    product(
-        &Parts::new(a, k),
-        &Parts::new(b, k),
-        k,
-        interval,
-        |_, _, _| 1.0,
-    )
-}
-
-/// Operands of a block-scaled FP8 product `D[m, n] = A[m, k] B[n, k]^T`, all row-major.
-#[derive(Debug, Clone, Copy)]
-pub struct BlockScaledGemm<'a> {
-    /// Columns of D.
-    pub n: usize,
-    /// Depth; the last block of 128 may be partial and counts as zero padded.
-    pub k: usize,
-    /// `[m, k]` codes.
-    pub a: &'a [u8],
-    /// `[m, ceil(k / 128)]`: one scale per 128 of a row.
-    pub a_scales: &'a [f32],
-    /// `[n, k]` codes.
-    pub b: &'a [u8],
-    /// `[ceil(n / 128), ceil(k / 128)]`: one scale per 128x128 block.
-    pub b_scales: &'a [f32],
-    /// Promotion interval: 32, 64 or 128.
-    pub promote: u32,
-}
-
-/// The product of `docs/model.md`, "Promoted accumulation": `[m, n]` in FP32 before the final rounding.
-///
-/// Every `promote` of K a fresh tensor-core sum `p` is added with one FMA:
-/// `acc = fma(fl(a_scale * b_scale), p, acc)`, in K order.
-pub fn gemm_block_scaled(g: &BlockScaledGemm<'_>) -> Result<Vec<f32>, NumericsError> {
-    if !matches!(g.promote, 32 | 64 | 128) {
-        return Err(NumericsError::Promotion(g.promote));
-    }
-    let m = g.a.len().checked_div(g.k).unwrap_or(0);
-    let k_blocks = g.k.div_ceil(BLOCK);
-    check_len("a", m * g.k, g.a.len())?;
-    check_len("a_scales", m * k_blocks, g.a_scales.len())?;
-    check_len("b", g.n * g.k, g.b.len())?;
-    check_len("b_scales", g.n.div_ceil(BLOCK) * k_blocks, g.b_scales.len())?;
-    let scale = |row: usize, col: usize, k_at: usize| {
-        g.a_scales[row * k_blocks + k_at / BLOCK]
-            * g.b_scales[(col / BLOCK) * k_blocks + k_at / BLOCK]
-    };
-    Ok(product(
-        &Parts::new(g.a, g.k),
-        &Parts::new(g.b, g.k),
-        g.k,
-        g.promote as usize,
-        scale,
-    ))
-}
-
-/// `acc = fma(scale(row, col, k), p, acc)` over intervals of K.
-fn product(
-    a: &Parts,
-    b: &Parts,
-    k: usize,
-    interval: usize,
-    scale: impl Fn(usize, usize, usize) -> f32,
-) -> Vec<f32> {
-    let rows = |p: &Parts| p.value.len().checked_div(p.stride).unwrap_or(0);
-    let (m, n) = (rows(a), rows(b));
-    let mut out = Vec::with_capacity(m * n);
-    for row in 0..m {
-        for col in 0..n {
-            let mut acc = 0f32;
-            for start in (0..k).step_by(interval) {
-                let mut p = 0f32;
-                for at in (start..(start + interval).min(k)).step_by(WGMMA_K) {
-                    let (a_at, b_at) = (row * a.stride + at, col * b.stride + at);
-                    let (a_block, b_block) = (a_at / WGMMA_K, b_at / WGMMA_K);
-                    // With only zero products the sum returns p, whose mantissa is already cut.
-                    if (a.live[a_block] && b.live[b_block]) || a.nan[a_block] || b.nan[b_block] {
-                        p = sum_block(a, a_at, b, b_at, p);
-                    }
-                }
-                acc = scale(row, col, start).mul_add(p, acc);
-            }
-            out.push(acc);
-        }
-    }
-    out
 }
 
 // --------------------------------------------------------------------------------------- RoPE and YaRN

@@ -1,7 +1,8 @@
 //! The op table: one row for each op, from which printing, parsing, inference, verification and docs start.
 //!
 //! A row gives the doc, the mnemonic, operands with the form of their types (`; xs` for any number), typed
-//! attributes, results, and the inference rule in [`crate::infer`]. Rows marked `fused` are defined by their expansion into plain ops
+//! attributes (`| word = value` where the text form writes a word for an integer), results, and the inference rule in
+//! [`crate::infer`]. Rows marked `fused` are defined by their expansion into plain ops
 //! ([`Op::expand`]). To add an op: a row here, its rule in `infer.rs`, its meaning in `eval/`.
 
 use std::fmt;
@@ -10,6 +11,7 @@ use thiserror::Error;
 
 use crate::attr::{Attr, AttrError, AttrKind, AttrReader, AttrValue};
 use crate::infer::{self, Signature};
+use crate::kernel::NO_PROMOTION;
 use crate::types::{DType, Dim, F32, Name, Type};
 
 /// What the table says about an op.
@@ -54,6 +56,8 @@ pub struct AttrDecl {
     pub name: &'static str,
     /// How its text is read.
     pub kind: AttrKind,
+    /// A word of the text form that stands for an integer.
+    pub word: Option<(&'static str, u64)>,
     /// What it means.
     pub doc: &'static str,
 }
@@ -99,7 +103,7 @@ macro_rules! op_table {
         $(
             $(#[doc = $doc:literal])+
             $mnemonic:literal $variant:ident ( $($operand:ident : $form:literal),* $(; $variadic:ident : $variadic_form:literal)? )
-            $( { $( $(#[doc = $attr_doc:literal])+ $attr:ident : $attr_ty:ty ),* $(,)? } )?
+            $( { $( $(#[doc = $attr_doc:literal])+ $attr:ident : $attr_ty:ty $(| $word:ident = $value:expr)? ),* $(,)? } )?
             -> ( $($result:ident : $result_form:literal),+ ) $($fused:ident)? = $infer:ident ( $($arg:expr),* );
         )*
     ) => {
@@ -137,6 +141,7 @@ macro_rules! op_table {
                 attrs: &[ $($( AttrDecl {
                     name: stringify!($attr),
                     kind: <$attr_ty as Attr>::KIND,
+                    word: op_table!(@word $($word $value)?),
                     doc: concat!($($attr_doc),+),
                 } ),*)? ],
                 results: &[ $(ValueDecl { name: stringify!($result), form: $result_form }),+ ],
@@ -202,6 +207,8 @@ macro_rules! op_table {
     };
     (@option) => { None };
     (@option $name:ident $form:literal) => { Some(ValueDecl { name: stringify!($name), form: $form }) };
+    (@word) => { None };
+    (@word $word:ident $value:expr) => { Some((stringify!($word), $value as u64)) };
     (@flag) => { false };
     (@flag fused) => { true };
 }
@@ -229,6 +236,17 @@ op_table! {
     /// even, saturating. The last group may be partial.
     "quantize" Quantize(x: "bf16[.., K]") -> (out: "e4m3[.., K]/f32[1x128]") = quantize();
 
+    /// `quantize` with longer groups, for products that the tensor core sums up over more than 128 of K.
+    "quantize_wide" QuantizeWide(x: "bf16[.., K]") {
+        /// Elements that share a scale: 256 or 512; `none`: all of the last axis, which is then constant.
+        group: u32 | none = NO_PROMOTION,
+    } -> (out: "e4m3[.., K]/f32[1xG]") = quantize_wide(*group);
+
+    /// Multiplies each row by its own weight, in f32, rounded once.
+    ///
+    /// `out[.., d] = x[.., d] * s[..]`
+    "scale_rows" ScaleRows(x: "bf16[.., D]", s: "f32[..]") -> (out: "bf16[.., D]") = scale_rows();
+
     /// Code times scale in f32, rounded to bf16.
     "dequantize" Dequantize(x: "e4m3[.., N, K]/f32[1x128] or e4m3[.., N, K]/f32[128x128]") -> (out: "bf16[.., N, K]") = dequantize();
 
@@ -236,14 +254,15 @@ op_table! {
     ///
     /// Block-scaled operands are defined bit for bit: for each `promote` of K in turn, the tensor core sums the
     /// products of codes into `p`, from zero and with its own truncation, then `acc = fma(s, p, acc)` in f32 where
-    /// `s` is the f32 product of the two scales; `acc` is rounded to `out` at the end. bf16 operands accumulate in
-    /// f32 in an order that is not defined.
+    /// `s` is the f32 product of the two scales; `acc` is rounded to `out` at the end. Where the interval is longer
+    /// than 128, so are the scale groups along K, of both operands: `f32[1x256]` and `f32[128x256]`. bf16 operands
+    /// accumulate in f32 in an order that is not defined.
     "matmul" Matmul(x: "bf16[M, K] or e4m3[M, K]/f32[1x128]", w: "bf16[N, K] or e4m3[N, K]/f32[128x128]") {
         /// `bf16` or `f32`.
         out: DType,
-        /// Products summed by the tensor core before they are added to the f32 accumulator: 32, 64 or 128. Of
-        /// no effect on bf16 operands.
-        promote: u32,
+        /// Products summed by the tensor core before they are added to the f32 accumulator: 32, 64 or 128; 256 or
+        /// 512 where scale groups are that long; `none` where a group is all of K. Of no effect on bf16 operands.
+        promote: u32 | none = NO_PROMOTION,
     } -> (out: "out[M, N]") = matmul(*out, *promote);
 
     /// One matrix product for each head: `out[m, h, n] = sum_k x[m, h, k] * w[h, n, k]`, f32 accumulation.
@@ -264,8 +283,42 @@ op_table! {
         /// `bf16` or `f32`.
         out: DType,
         /// As for `matmul`.
-        promote: u32,
+        promote: u32 | none = NO_PROMOTION,
     } -> (out: "out[R, N]") = grouped_matmul(*out, *promote);
+
+    /// One matrix product for each expert over the rows in use of its part of `x`.
+    ///
+    /// `out[e, c, n] = sum_k x[e, c, k] * w[e, n, k]` for `c < counts[e]`; numerics of `matmul`. The other rows of
+    /// `out` have no meaning: the evaluator gives zeros, kernels leave what was there.
+    "masked_matmul" MaskedMatmul(
+        x: "bf16[E, C, K] or e4m3[E, C, K]/f32[1x128]",
+        w: "bf16[E, N, K] or e4m3[E, N, K]/f32[128x128]",
+        counts: "i32[E]"
+    ) {
+        /// `bf16` or `f32`.
+        out: DType,
+        /// As for `matmul`.
+        promote: u32 | none = NO_PROMOTION,
+    } -> (out: "out[E, C, N]") = masked_matmul(*out, *promote);
+
+    /// Adds each expert's weight gradient to what has been accumulated, in place.
+    ///
+    /// `out[e, m, n] = acc[e, m, n] + p`, one f32 addition, with `p = sum_k x[m, k] * y[n, k]` over the `k` with
+    /// `offsets[e] <= k < offsets[e + 1]`. K counts tokens; it is constant, or a multiple of 128 of a named dim.
+    /// Offsets rise, by any step; where an expert has no tokens `acc` stays as it is.
+    ///
+    /// Block-scaled operands have the numerics of `matmul` with a scale for each row and 128 of K on both sides.
+    /// Groups and intervals lie where they lie in all of K: of a group that an offset cuts, the codes of other
+    /// experts count as zero.
+    "weight_grad" WeightGrad(
+        x: "bf16[M, K] or e4m3[M, K]/f32[1x128]",
+        y: "bf16[N, K] or e4m3[N, K]/f32[1x128]",
+        offsets: "i32[E + 1]",
+        acc: "f32[E, M, N]"
+    ) {
+        /// As for `matmul`: 32, 64 or 128.
+        promote: u32,
+    } -> (out: "f32[E, M, N]") = weight_grad(*promote);
 
     /// Gated activation: `out = silu(gate) * up` in f32, rounded once.
     ///
@@ -388,6 +441,58 @@ op_table! {
 
     /// `q = quantize(swiglu(x))`
     "swiglu_quantize" SwigluQuantize(x: "bf16[.., 2*I]") -> (q: "e4m3[.., I]/f32[1x128]") fused = swiglu_quantize();
+
+    /// `out = add(matmul(x, w), r)`
+    "matmul_add" MatmulAdd(
+        x: "bf16[M, K] or e4m3[M, K]/f32[1x128]",
+        w: "bf16[N, K] or e4m3[N, K]/f32[128x128]",
+        r: "out[M, N]"
+    ) {
+        /// `bf16` or `f32`.
+        out: DType,
+        /// As for `matmul`.
+        promote: u32 | none = NO_PROMOTION,
+    } -> (out: "out[M, N]") fused = matmul_add(*out, *promote);
+
+    /// `q = quantize(swiglu(matmul(x, w) {out = bf16}))`
+    "matmul_swiglu_quantize" MatmulSwigluQuantize(
+        x: "bf16[M, K] or e4m3[M, K]/f32[1x128]",
+        w: "bf16[N, K] or e4m3[N, K]/f32[128x128]"
+    ) {
+        /// As for `matmul`.
+        promote: u32 | none = NO_PROMOTION,
+    } -> (q: "e4m3[M, N/2]/f32[1x128]") fused = matmul_swiglu_quantize(*promote);
+
+    /// `q = quantize(scale_rows(swiglu(matmul(x, w) {out = bf16}), s))`
+    "matmul_swiglu_scale_quantize" MatmulSwigluScaleQuantize(
+        x: "bf16[M, K] or e4m3[M, K]/f32[1x128]",
+        w: "bf16[N, K] or e4m3[N, K]/f32[128x128]",
+        s: "f32[M]"
+    ) {
+        /// As for `matmul`.
+        promote: u32 | none = NO_PROMOTION,
+    } -> (q: "e4m3[M, N/2]/f32[1x128]") fused = matmul_swiglu_scale_quantize(*promote);
+
+    /// `q = quantize(swiglu(grouped_matmul(x, w, offsets) {out = bf16}))`
+    "grouped_matmul_swiglu_quantize" GroupedMatmulSwigluQuantize(
+        x: "bf16[R, K] or e4m3[R, K]/f32[1x128]",
+        w: "bf16[E, N, K] or e4m3[E, N, K]/f32[128x128]",
+        offsets: "i32[E + 1]"
+    ) {
+        /// As for `matmul`.
+        promote: u32 | none = NO_PROMOTION,
+    } -> (q: "e4m3[R, N/2]/f32[1x128]") fused = grouped_matmul_swiglu_quantize(*promote);
+
+    /// `q = quantize(scale_rows(swiglu(grouped_matmul(x, w, offsets) {out = bf16}), s))`
+    "grouped_matmul_swiglu_scale_quantize" GroupedMatmulSwigluScaleQuantize(
+        x: "bf16[R, K] or e4m3[R, K]/f32[1x128]",
+        w: "bf16[E, N, K] or e4m3[E, N, K]/f32[128x128]",
+        offsets: "i32[E + 1]",
+        s: "f32[R]"
+    ) {
+        /// As for `matmul`.
+        promote: u32 | none = NO_PROMOTION,
+    } -> (q: "e4m3[R, N/2]/f32[1x128]") fused = grouped_matmul_swiglu_scale_quantize(*promote);
 
     /// Normalises, rotates and caches the compressed key-value row of MLA.
     ///

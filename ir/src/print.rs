@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt::{self, Display, Write};
 
+use crate::attr::AttrValue;
 use crate::graph::{Graph, ValueId};
 use crate::module::{Module, ParamSource};
 use crate::op::Op;
@@ -213,8 +214,15 @@ pub(crate) fn write_shape(f: &mut impl Write, shape: &[Dim]) -> fmt::Result {
 /// ` {eps = 1e-6, axis = 0}`, or nothing for an op without attributes.
 pub(crate) fn write_attrs(f: &mut impl Write, op: &Op) -> fmt::Result {
     let attrs = op.attrs();
-    for (i, (name, value)) in attrs.iter().enumerate() {
-        write!(f, "{}{name} = {value}", if i == 0 { " {" } else { ", " })?;
+    let decls = op.row().map_or(&[][..], |row| row.attrs);
+    for (i, ((name, value), decl)) in attrs.iter().zip(decls).enumerate() {
+        write!(f, "{}{name} = ", if i == 0 { " {" } else { ", " })?;
+        match (decl.word, value) {
+            (Some((word, stands_for)), AttrValue::Int(n)) if *n == stands_for => {
+                f.write_str(word)?;
+            }
+            _ => write!(f, "{value}")?,
+        }
     }
     f.write_str(if attrs.is_empty() { "" } else { "}" })
 }

@@ -375,7 +375,7 @@ impl Type {
     }
 
     /// Shape of the f32 scales of a block-scaled type: `[.., ceil(N/rows), ceil(K/cols)]`. `None` for an unscaled
-    /// type, and where a block over a named axis has no closed form.
+    /// type, and where a block is no divisor of a named axis.
     #[must_use]
     pub fn scale_shape(&self) -> Option<Vec<Dim>> {
         let block = self.scale?;
@@ -388,8 +388,15 @@ impl Type {
             let (Some(axis), true) = (axis, size != 1) else {
                 continue;
             };
-            let extent = shape[axis].as_const()?;
-            shape[axis] = Dim::Const(extent.div_ceil(u64::from(size).max(1)));
+            let size = u64::from(size).max(1);
+            shape[axis] = match &shape[axis] {
+                Dim::Const(extent) => Dim::Const(extent.div_ceil(size)),
+                Dim::Sym { factor, name } if factor.is_multiple_of(size) => Dim::Sym {
+                    factor: factor / size,
+                    name: name.clone(),
+                },
+                Dim::Sym { .. } => return None,
+            };
         }
         Some(shape)
     }

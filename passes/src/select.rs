@@ -21,6 +21,7 @@ mod wording;
 
 use std::collections::BTreeMap;
 
+use mcc_ir::kernel::Epilogue;
 use mcc_ir::program::{BufferId, Entry, Kernel, ProgramParam, Step};
 use mcc_ir::{Graph, Module, NodeId, Op, ValueId};
 
@@ -224,9 +225,24 @@ impl<'a> Lowering<'a> {
             Op::Rope { start } => self.rope(node, *start),
             Op::Sample => self.sample(node),
 
-            Op::Matmul { out, promote } => self.matmul(node, *out, *promote),
-            Op::GroupedMatmul { out, promote } => self.grouped_matmul(node, *out, *promote),
+            Op::Matmul { out, promote } => self.matmul(node, Epilogue::Store, *out, *promote),
+            Op::MatmulAdd { out, promote } => self.matmul(node, Epilogue::Add, *out, *promote),
+            Op::GroupedMatmul { out, promote } => {
+                self.grouped_matmul(node, Epilogue::Store, *out, *promote)
+            }
+            Op::MaskedMatmul { out, promote } => self.masked_matmul(node, *out, *promote),
             Op::BatchedMatmul { out } => self.batched_matmul(node, *out),
+            Op::MatmulSwigluQuantize { promote } => self.gated_matmul(node, false, false, *promote),
+            Op::MatmulSwigluScaleQuantize { promote } => {
+                self.gated_matmul(node, false, true, *promote)
+            }
+            Op::GroupedMatmulSwigluQuantize { promote } => {
+                self.gated_matmul(node, true, false, *promote)
+            }
+            Op::GroupedMatmulSwigluScaleQuantize { promote } => {
+                self.gated_matmul(node, true, true, *promote)
+            }
+            Op::WeightGrad { promote } => self.weight_grad(node, *promote),
 
             Op::Attention { scale } => self.attention(node, scale.get()),
             Op::MlaCacheWrite { eps } => self.mla_cache_write(node, eps.get()),
@@ -252,6 +268,17 @@ impl<'a> Lowering<'a> {
             Op::CacheWrite => {
                 Err(self.no_kernel(node, "no kernel writes a cache by itself", ABSORBED))
             }
+            Op::ScaleRows => Err(self.no_kernel(
+                node,
+                "no kernel weights rows by itself",
+                "it is supported where a rewrite to `matmul_swiglu_scale_quantize` or \
+                 `grouped_matmul_swiglu_scale_quantize` absorbs it: write quantize(scale_rows(swiglu(product)))",
+            )),
+            Op::QuantizeWide { .. } => Err(self.no_kernel(
+                node,
+                "no kernel quantizes in groups longer than 128",
+                "use `quantize`, and promote products of it every 32, 64 or 128",
+            )),
             Op::Dequantize => Err(self.no_kernel(
                 node,
                 "no kernel dequantizes activations",

@@ -1,14 +1,14 @@
-//! Arithmetic on dense values: sums, norms, activations, rotary embedding and matrix products.
+//! Arithmetic on dense values: sums, norms, activations, rotary embedding.
 //!
-//! Where an op's order of operations is defined (quantise, block-scaled products, add, rope) the
-//! result is exact to the bit. Where it is not (norms, SwiGLU, BF16 products) the value is computed
-//! in `f64` and rounded once, so that a kernel may differ by its own FP32 error followed by one
+//! Where an op's order of operations is defined (quantise, add, rope) the result is exact to the bit.
+//! Where it is not (norms, SwiGLU) the value is computed in `f64` and rounded once, so that a kernel may differ by its own FP32 error followed by one
 //! rounding: at most one unit of the result's format where the FP32 error is far below half a unit.
 
 use super::error::EvalError;
 use super::tensor::{Data, Scaled, Tensor, scale_shape};
-use crate::numerics::{self, BLOCK, BlockScaledGemm, round_bf16_f64};
-use crate::types::{DType, ScaleBlock};
+use crate::kernel::NO_PROMOTION;
+use crate::numerics::{self, round_bf16_f64};
+use crate::types::ScaleBlock;
 
 /// FP32 or BF16 data of an operand.
 pub(super) fn float<'a>(op: &str, x: &'a Tensor) -> Result<&'a [f32], EvalError> {
@@ -65,6 +65,27 @@ pub(super) fn rms_norm(x: &Tensor, w: &Tensor, eps: f32) -> Result<Tensor, EvalE
 /// E4M3 with a scale per 128 of the last axis.
 pub(super) fn quantize(x: &Tensor) -> Result<Tensor, EvalError> {
     Ok(Tensor::quantized(x.shape(), float("quantize", x)?)?)
+}
+
+/// E4M3 with a scale per `group` of the last axis, or one for all of it.
+pub(super) fn quantize_wide(x: &Tensor, group: u32) -> Result<Tensor, EvalError> {
+    let op = "quantize_wide";
+    let cols = match group {
+        NO_PROMOTION => u32::try_from(width(x))
+            .map_err(|_| EvalError::operands(op, "the last axis has 2^32 elements or more"))?,
+        group => group,
+    };
+    let q = numerics::quantize_groups(float(op, x)?, width(x), cols as usize);
+    let block = ScaleBlock { rows: 1, cols };
+    Ok(Tensor::scaled(x.shape(), q.codes, q.scales, block)?)
+}
+
+/// Each row times its weight in FP32, rounded once.
+pub(super) fn scale_rows(x: &Tensor, s: &Tensor) -> Result<Tensor, EvalError> {
+    let op = "scale_rows";
+    let rows = float(op, x)?.chunks_exact(width(x)).zip(float(op, s)?);
+    let out = rows.flat_map(|(row, s)| row.iter().map(move |v| v * s));
+    Ok(Tensor::bf16(x.shape(), out.collect())?)
 }
 
 /// `bf16(code * scale)`.
@@ -138,132 +159,4 @@ pub(super) fn rope(
         }
     }
     Ok(Tensor::bf16(x.shape(), out)?)
-}
-
-/// Rounds an accumulator to the result type.
-fn finish(out: DType, shape: &[usize], acc: Vec<f32>) -> Result<Tensor, EvalError> {
-    Ok(if out == DType::F32 {
-        Tensor::f32(shape, acc)?
-    } else {
-        Tensor::bf16(shape, acc)?
-    })
-}
-
-/// `x [m, k] * w [n, k]^T` of rows held as floats, in `f64`, rounded once to `out`.
-fn float_product(x: &[f32], w: &[f32], k: usize, out: DType) -> Vec<f32> {
-    let dot = |a: &[f32], b: &[f32]| {
-        a.iter()
-            .zip(b)
-            .map(|(&x, &y)| f64::from(x) * f64::from(y))
-            .sum::<f64>()
-    };
-    let round = |v: f64| {
-        if out == DType::F32 {
-            v as f32
-        } else {
-            round_bf16_f64(v)
-        }
-    };
-    x.chunks_exact(k.max(1))
-        .flat_map(|row| {
-            w.chunks_exact(k.max(1))
-                .map(move |col| round(dot(row, col)))
-        })
-        .collect()
-}
-
-/// One expert's or the only product, of either kind of operand; `[rows, n]` before shaping.
-fn product(
-    op: &'static str,
-    x: &Tensor,
-    w: &Tensor,
-    out: DType,
-    promote: u32,
-) -> Result<Vec<f32>, EvalError> {
-    let (n, k) = (w.shape()[w.shape().len() - 2], width(w));
-    let (Some(a), Some(b)) = (x.as_scaled(), w.as_scaled()) else {
-        return Ok(float_product(float(op, x)?, float(op, w)?, k, out));
-    };
-    if a.block != ScaleBlock::ACTIVATION || b.block != ScaleBlock::WEIGHT {
-        let why = format!(
-            "expected scales 1x{BLOCK} and {BLOCK}x{BLOCK}, got {} and {}",
-            a.block, b.block
-        );
-        return Err(EvalError::operands(op, why));
-    }
-    let gemm = BlockScaledGemm {
-        n,
-        k,
-        a: &a.codes,
-        a_scales: &a.scales,
-        b: &b.codes,
-        b_scales: &b.scales,
-        promote,
-    };
-    numerics::gemm_block_scaled(&gemm).map_err(|source| EvalError::Numerics { op, source })
-}
-
-/// `x [M, K] * w [N, K]^T`.
-pub(super) fn matmul(
-    x: &Tensor,
-    w: &Tensor,
-    out: DType,
-    promote: u32,
-) -> Result<Tensor, EvalError> {
-    finish(
-        out,
-        &[x.shape()[0], w.shape()[0]],
-        product("matmul", x, w, out, promote)?,
-    )
-}
-
-/// `x [M, H, K] * w [H, N, K]^T`, head by head.
-pub(super) fn batched_matmul(x: &Tensor, w: &Tensor, out: DType) -> Result<Tensor, EvalError> {
-    let op = "batched_matmul";
-    let ([m, heads, k], n) = ([x.shape()[0], x.shape()[1], x.shape()[2]], w.shape()[1]);
-    let (x, w) = (float(op, x)?, float(op, w)?);
-    let mut acc = Vec::with_capacity(m * heads * n);
-    for (i, row) in x.chunks_exact(k.max(1)).enumerate() {
-        acc.extend(float_product(
-            row,
-            &w[(i % heads) * n * k..][..n * k],
-            k,
-            out,
-        ));
-    }
-    finish(out, &[m, heads, n], acc)
-}
-
-/// Rows `offsets[e]..offsets[e + 1]` of `x [R, K]` times `w[e] [N, K]^T`.
-pub(super) fn grouped_matmul(
-    x: &Tensor,
-    w: &Tensor,
-    offsets: &Tensor,
-    out: DType,
-    promote: u32,
-) -> Result<Tensor, EvalError> {
-    let op = "grouped_matmul";
-    let (rows, [experts, n, k]) = (x.shape()[0], [w.shape()[0], w.shape()[1], w.shape()[2]]);
-    let offsets = super::error::indices(op, "offset", int(op, offsets)?, rows + 1)?;
-    let covers =
-        offsets.first() == Some(&0) && offsets.last() == Some(&rows) && offsets.is_sorted();
-    if !covers {
-        return Err(EvalError::operands(
-            op,
-            format!("offsets must rise from 0 to {rows}, got {offsets:?}"),
-        ));
-    }
-    let inside = || EvalError::operands(op, "a group does not start on a scale block".to_owned());
-    let mut acc = Vec::with_capacity(rows * n);
-    for e in 0..experts {
-        let group = x
-            .rows(offsets[e], offsets[e + 1] - offsets[e])
-            .ok_or_else(inside)?;
-        let weight = w
-            .rows(e, 1)
-            .and_then(|w| w.reshaped(&[n, k]))
-            .ok_or_else(inside)?;
-        acc.extend(product(op, &group, &weight, out, promote)?);
-    }
-    finish(out, &[rows, n], acc)
 }

@@ -14,6 +14,7 @@ mod error;
 mod layout;
 mod materialize;
 mod ops;
+mod product;
 mod random;
 mod routing;
 mod tensor;

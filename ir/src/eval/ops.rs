@@ -8,7 +8,7 @@ use super::attention::{Attention, attention};
 use super::error::EvalError;
 use super::routing::{self, Gate};
 use super::tensor::Tensor;
-use super::{Dims, dense, eval_graph, layout, resolve};
+use super::{Dims, dense, eval_graph, layout, product, resolve};
 use crate::graph::Graph;
 use crate::op::Op;
 use crate::types::{Dim, Type};
@@ -33,11 +33,19 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], dims: &Dims) -> Result<Vec<Tensor>
         (Op::Add, &[a, b]) => dense::add(a, b)?,
         (Op::RmsNorm { eps }, &[x, w]) => dense::rms_norm(x, w, eps.get())?,
         (Op::Quantize, &[x]) => dense::quantize(x)?,
+        (Op::QuantizeWide { group }, &[x]) => dense::quantize_wide(x, *group)?,
+        (Op::ScaleRows, &[x, s]) => dense::scale_rows(x, s)?,
         (Op::Dequantize, &[x]) => dense::dequantize(x)?,
-        (Op::Matmul { out, promote }, &[x, w]) => dense::matmul(x, w, *out, *promote)?,
-        (Op::BatchedMatmul { out }, &[x, w]) => dense::batched_matmul(x, w, *out)?,
+        (Op::Matmul { out, promote }, &[x, w]) => product::matmul(x, w, *out, *promote)?,
+        (Op::BatchedMatmul { out }, &[x, w]) => product::batched_matmul(x, w, *out)?,
         (Op::GroupedMatmul { out, promote }, &[x, w, offsets]) => {
-            dense::grouped_matmul(x, w, offsets, *out, *promote)?
+            product::grouped_matmul(x, w, offsets, *out, *promote)?
+        }
+        (Op::MaskedMatmul { out, promote }, &[x, w, counts]) => {
+            product::masked_matmul(x, w, counts, *out, *promote)?
+        }
+        (Op::WeightGrad { promote }, &[x, y, offsets, acc]) => {
+            product::weight_grad(x, y, offsets, acc, *promote)?
         }
         (Op::Swiglu, &[x]) => dense::swiglu(x)?,
         (Op::Rope { start }, &[x, positions, table]) => {

@@ -79,8 +79,10 @@ impl Rng {
             (DType::F32, _) => self.f32(shape, 1.0),
             (DType::BF16, _) => self.bf16(shape, 1.0),
             (DType::I32, _) => self.i32(shape, int_limit),
-            (DType::E4M3, Some(ScaleBlock::WEIGHT)) => self.weight(shape, 1.0),
-            (DType::E4M3, _) => self.activation(shape, 1.0),
+            (DType::E4M3, None | Some(ScaleBlock::ACTIVATION)) => self.activation(shape, 1.0),
+            (DType::E4M3, Some(block)) => {
+                Tensor::quantized_blocks(shape, &self.normals(shape, 1.0), block)
+            }
         }
     }
 

@@ -125,22 +125,36 @@ impl Tensor {
 
     /// Quantises each matrix of the last two axes in 128x128 blocks, as checkpoints store weights.
     pub fn quantized_weight(shape: &[usize], data: &[f32]) -> Result<Tensor, TensorError> {
-        let [.., rows, cols] = *shape else {
-            return Err(TensorError {
-                what: "axes",
-                shape: shape.to_vec(),
-                expected: 2,
-                got: shape.len(),
-            });
+        Tensor::quantized_blocks(shape, data, ScaleBlock::WEIGHT)
+    }
+
+    /// Quantises each matrix of the last two axes in such blocks.
+    pub fn quantized_blocks(
+        shape: &[usize],
+        data: &[f32],
+        block: ScaleBlock,
+    ) -> Result<Tensor, TensorError> {
+        let (rows, cols) = match *shape {
+            [.., rows, cols] => (rows, cols),
+            [cols] if block.rows == 1 => (1, cols),
+            _ => {
+                return Err(TensorError {
+                    what: "axes",
+                    shape: shape.to_vec(),
+                    expected: 2,
+                    got: shape.len(),
+                });
+            }
         };
         check("elements", shape, shape.iter().product(), data.len())?;
+        let (block_rows, block_cols) = (block.rows as usize, block.cols as usize);
         let (mut codes, mut scales) = (Vec::new(), Vec::new());
         for matrix in data.chunks_exact((rows * cols).max(1)) {
-            let q = numerics::quantize_blocks(matrix, rows, cols);
+            let q = numerics::quantize_blocks(matrix, rows, cols, block_rows, block_cols);
             codes.extend(q.codes);
             scales.extend(q.scales);
         }
-        Tensor::scaled(shape, codes, scales, ScaleBlock::WEIGHT)
+        Tensor::scaled(shape, codes, scales, block)
     }
 
     /// Zeros of a type: scales are those of an all-zero group.

@@ -7,6 +7,7 @@ mod attention;
 mod dense;
 mod entries;
 mod layout;
+mod product;
 mod routing;
 
 /// A value that the tests construct correctly.

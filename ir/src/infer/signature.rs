@@ -1,5 +1,6 @@
 //! The operands of one op during inference, and the errors that name them.
 
+use crate::kernel::NO_PROMOTION;
 use crate::op::{OpRow, Place, TypeError, ValueDecl};
 use crate::types::DType::{self, BF16, E4M3, F32 as DF32};
 use crate::types::{Dim, F32, ScaleBlock, Type};
@@ -154,42 +155,99 @@ impl<'a> Signature<'a> {
         })
     }
 
-    pub(super) fn matmul_attrs(&self, out: DType, promote: Option<u32>) -> Result<(), TypeError> {
-        if !matches!(out, BF16 | DF32) {
-            return Err(self.attr("out", "bf16 or f32", out));
+    pub(super) fn matmul_out(&self, out: DType) -> Result<(), TypeError> {
+        if matches!(out, BF16 | DF32) {
+            return Ok(());
         }
-        match promote {
-            Some(promote) if !matches!(promote, 32 | 64 | 128) => {
-                Err(self.attr("promote", "32, 64 or 128", promote))
-            }
-            _ => Ok(()),
-        }
+        Err(self.attr("out", "bf16 or f32", out))
     }
 
-    /// `x[.., K]` and `w[.., K]` are both bf16, or block-scaled as activations and as weights.
-    pub(super) fn matmul_operands(&self, x_rank: usize, w_rank: usize) -> Result<(), TypeError> {
+    /// `x[.., K]` and `w[.., K]` are both bf16, or block-scaled as activations and as weights, in groups along K
+    /// that `promote` fits.
+    pub(super) fn matmul_operands(
+        &self,
+        x_rank: usize,
+        w_rank: usize,
+        promote: u32,
+    ) -> Result<(), TypeError> {
+        if !matches!(promote, 32 | 64 | 128 | 256 | 512 | NO_PROMOTION) {
+            return Err(self.attr("promote", "32, 64, 128, 256, 512 or none", promote));
+        }
         let (x, w) = (self.ty(0), self.ty(1));
-        let scaled = match (x.dtype, x.scale) {
-            (BF16, None) => false,
-            (E4M3, Some(ScaleBlock::ACTIVATION)) => true,
+        let group = match (x.dtype, x.scale) {
+            (BF16, None) => None,
+            (E4M3, Some(ScaleBlock { rows: 1, cols })) => Some(cols),
             _ => return Err(self.operand(0, self.form(0))),
         };
         if x.rank() != x_rank {
             return Err(self.operand(0, self.form(0)));
         }
-        if w.rank() != w_rank
-            || w.dtype != x.dtype
-            || w.scale != scaled.then_some(ScaleBlock::WEIGHT)
-        {
+        if let Some(group) = group {
+            self.promotion(group, promote)?;
+        }
+        let weights = group.map(|cols| ScaleBlock {
+            cols,
+            ..ScaleBlock::WEIGHT
+        });
+        if w.rank() != w_rank || w.dtype != x.dtype || w.scale != weights {
             // The form lists the bf16 type first, then the block-scaled one.
             let form = self
                 .form(1)
                 .split(" or ")
-                .nth(usize::from(scaled))
+                .nth(usize::from(group.is_some()))
                 .unwrap_or_default();
+            let form = match weights {
+                Some(block) => form.replace(&ScaleBlock::WEIGHT.to_string(), &block.to_string()),
+                None => form.to_owned(),
+            };
             return Err(self.operand(1, format!("{form} to match `x`")));
         }
         self.same(1, w_rank - 1, "K", &x.shape[x_rank - 1])
+    }
+
+    /// The interval fits operand 0, whose scale groups are `group` long: a sum that the tensor core carries on must
+    /// not run over a change of scales.
+    fn promotion(&self, group: u32, promote: u32) -> Result<(), TypeError> {
+        let whole = self
+            .ty(0)
+            .last()
+            .and_then(Dim::as_const)
+            .is_some_and(|k| k == u64::from(group));
+        let fits = match promote {
+            32 | 64 | 128 => group == 128,
+            NO_PROMOTION => whole,
+            interval => interval == group,
+        };
+        if fits {
+            return Ok(());
+        }
+        let intervals: Vec<&str> = [
+            (group == 128, "32, 64, 128"),
+            (group == 256, "256"),
+            (group == 512, "512"),
+            (whole, "none"),
+        ]
+        .into_iter()
+        .filter_map(|(fits, text)| fits.then_some(text))
+        .collect();
+        if intervals.is_empty() {
+            let groups = "scale groups of 128, 256 or 512 along K, or of all of a constant K";
+            return Err(self.operand(0, groups));
+        }
+        let fitting = intervals.join(", ");
+        let got = if promote == NO_PROMOTION {
+            "none".to_owned()
+        } else {
+            promote.to_string()
+        };
+        Err(self.attr(
+            "promote",
+            format!(
+                "{fitting} to go with the {group}-long scale groups of `x` (other groups come from `quantize` and \
+                 `quantize_wide`)"
+            ),
+            got,
+        ))
     }
 }
 

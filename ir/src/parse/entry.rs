@@ -179,6 +179,12 @@ impl Parser<'_> {
         };
         self.punct("=")?;
         let value = match decl.kind {
+            AttrKind::Int
+                if let Some((word, value)) = decl.word
+                    && self.eat_word(word)? =>
+            {
+                AttrValue::Int(value)
+            }
             AttrKind::Int => AttrValue::Int(self.int()?),
             AttrKind::Float => AttrValue::Float(F32::new(self.float()?)),
             AttrKind::Bool if self.eat_word("true")? => AttrValue::Bool(true),

@@ -20,9 +20,10 @@ param @rope_plain: f32[8, 1, 2] = rope_table(dim = 2, theta = 500000.0, position
 param @latent_norm: bf16[192] = tensor("latent")
 param @"odd name, with \"quotes\"": bf16[256] = tensor("odd \u{7}\té")
 state @l0.cache: bf16[C, 256]
+state @gradient: f32[4, 64, 64]
 state @"1.cache": bf16["odd dim", 2*"odd dim"]
 
-entry @everything(tokens: i32[T], positions: i32[T], rows: i32[R], "0": f32[R], top_p: f32[R], uniform: f32[R]) {
+entry @everything(tokens: i32[T], positions: i32[T], rows: i32[R], "0": f32[R], top_p: f32[R], uniform: f32[R], wide: e4m3[128, 256]/f32[128x256], weights: f32[T], held: e4m3[4, 32, 256]/f32[1x128], counts: i32[4], grown: bf16[64, 128*R]) {
   %0 = gather @embed, %tokens : bf16[T, 256]
   %1 = add %0, %0 : bf16[T, 256]
   %2 = rms_norm %1, @norm {eps = 1e-6} : bf16[T, 256]
@@ -55,7 +56,22 @@ entry @everything(tokens: i32[T], positions: i32[T], rows: i32[R], "0": f32[R], 
   %36 = gather %34, %rows : bf16[R, 256]
   %37 = matmul %36, @embed {out = f32, promote = 128} : f32[R, 1024]
   %38 = sample %37, %"0", %top_p, %uniform : i32[R]
+  %39 = quantize_wide %2 {group = none} : e4m3[T, 256]/f32[1x256]
+  %40 = quantize_wide %2 {group = 512} : e4m3[T, 256]/f32[1x512]
+  %41 = matmul %39, %wide {out = f32, promote = none} : f32[T, 128]
+  %42 = matmul %39, %wide {out = bf16, promote = 256} : bf16[T, 128]
+  %43 = matmul_add %3, @l0.qkv_a, %1 {out = bf16, promote = 64} : bf16[T, 256]
+  %44 = matmul_swiglu_quantize %3, @l0.qkv_a {promote = 128} : e4m3[T, 128]/f32[1x128]
+  %45 = matmul_swiglu_scale_quantize %3, @l0.qkv_a, %weights {promote = 128} : e4m3[T, 128]/f32[1x128]
+  %46 = grouped_matmul_swiglu_quantize %20, @experts, %21 {promote = 128} : e4m3[2*T, 256]/f32[1x128]
+  %47 = reshape %19 {shape = [2*T]} : f32[2*T]
+  %48 = grouped_matmul_swiglu_scale_quantize %20, @experts, %21, %47 {promote = 128} : e4m3[2*T, 256]/f32[1x128]
+  %49 = scale_rows %24, %47 : bf16[2*T, 256]
+  %50 = masked_matmul %held, @experts, %counts {out = bf16, promote = 128} : bf16[4, 32, 512]
+  %51 = quantize %grown : e4m3[64, 128*R]/f32[1x128]
+  %52 = weight_grad %51, %51, %21, @gradient {promote = 128} : f32[4, 64, 64]
   update @l0.cache = %11
+  update @gradient = %52
   return logits = %37, next = %38, "sum of experts" = %26, same = %tokens
 }
 

@@ -38,6 +38,8 @@ fn dim(form: &str) -> Dim {
 
 /// The type that a form stands for, with `T, 3` for `..`, and `out` for the attribute's element type.
 fn instance(form: &str, out: DType) -> Type {
+    // `quantize_wide` takes the length of its groups from an attribute.
+    let form = &form.replace("1xG", "1x256");
     let (dtype, rest) = form.split_once('[').unwrap();
     let (shape, scale) = rest.split_once(']').unwrap();
     let dtype = DType::from_keyword(dtype).unwrap_or(out);
@@ -64,6 +66,7 @@ fn sample_op(row: &'static OpRow, out: DType) -> Op {
             "out" => AttrValue::DType(out),
             "promote" => AttrValue::Int(128),
             "start" => AttrValue::Int(192),
+            "group" => AttrValue::Int(256),
             "top_k" | "n_group" | "topk_group" => AttrValue::Int(2),
             "n_experts" => AttrValue::Int(8),
             "normalize" => AttrValue::Bool(true),

@@ -198,10 +198,16 @@ impl<'a> CostModel<'a> {
         };
         // Multiply-adds: elements of the left operand times columns of the right one.
         let products = match op {
-            Op::Matmul { .. } => elements(0).saturating_mul(extent(1, 0)),
-            Op::BatchedMatmul { .. } | Op::GroupedMatmul { .. } => {
-                elements(0).saturating_mul(extent(1, 1))
-            }
+            Op::Matmul { .. }
+            | Op::MatmulAdd { .. }
+            | Op::MatmulSwigluQuantize { .. }
+            | Op::MatmulSwigluScaleQuantize { .. }
+            | Op::WeightGrad { .. } => elements(0).saturating_mul(extent(1, 0)),
+            Op::BatchedMatmul { .. }
+            | Op::GroupedMatmul { .. }
+            | Op::GroupedMatmulSwigluQuantize { .. }
+            | Op::GroupedMatmulSwigluScaleQuantize { .. }
+            | Op::MaskedMatmul { .. } => elements(0).saturating_mul(extent(1, 1)),
             Op::Attention { .. } => {
                 let channels = extent(0, 2)
                     .saturating_add(extent(1, 2))

@@ -183,25 +183,31 @@ impl Lowering<'_> {
 
     /// Rows to expect of a value in this entry: its leading axes with the hints, at most the upper bounds.
     pub(super) fn usual_rows(&self, value: ValueId) -> Result<u64, PassError> {
-        let shape = &self.graph.ty(value).shape;
-        shape[..shape.len().saturating_sub(1)]
-            .iter()
-            .try_fold(1_u64, |rows, dim| {
-                let extent = dim.resolve(|name| {
-                    let max = self.module.dim(name)?.max;
-                    let entry = self.graph.name.as_str();
-                    let hint = self
-                        .options
-                        .hints
-                        .iter()
-                        .find(|h| h.entry == entry && h.dim == name);
-                    Some(hint.map_or(max, |h| h.usual.min(max)))
-                });
-                extent
-                    .and_then(|n| rows.checked_mul(n))
-                    .ok_or_else(|| PassError::TooLarge {
-                        what: self.describe(value),
-                    })
+        let leading = self.graph.ty(value).rank().saturating_sub(1);
+        (0..leading).try_fold(1_u64, |rows, axis| {
+            let rows = rows.checked_mul(self.usual_extent(value, axis)?);
+            rows.ok_or_else(|| PassError::TooLarge {
+                what: self.describe(value),
+            })
+        })
+    }
+
+    /// The extent to expect of an axis in this entry: with the hints, at most the upper bound.
+    pub(super) fn usual_extent(&self, value: ValueId, axis: usize) -> Result<u64, PassError> {
+        let dim = self.graph.ty(value).shape.get(axis);
+        let usual = |name: &str| {
+            let max = self.module.dim(name)?.max;
+            let entry = self.graph.name.as_str();
+            let hint = self
+                .options
+                .hints
+                .iter()
+                .find(|h| h.entry == entry && h.dim == name);
+            Some(hint.map_or(max, |h| h.usual.min(max)))
+        };
+        dim.and_then(|dim| dim.resolve(usual))
+            .ok_or_else(|| PassError::TooLarge {
+                what: self.describe(value),
             })
     }
 

@@ -54,7 +54,9 @@ impl Lowering<'_> {
                 Op::Slice { .. } => {
                     Some("it is a part of another value, and no kernel copies it out")
                 }
-                Op::MlaCacheWrite { .. } => Some("it is a state, which is written in place"),
+                Op::MlaCacheWrite { .. } | Op::WeightGrad { .. } => {
+                    Some("it is a state, which is written in place")
+                }
                 _ => None,
             };
             if let Some(why) = why {
@@ -120,7 +122,7 @@ impl Lowering<'_> {
                     value.node,
                     *value,
                     format!("it becomes the state `{state}`, but was not written in place over it"),
-                    "update a state with the `mla_cache_write` of that state",
+                    "update a state with the `mla_cache_write` or the `weight_grad` of that state",
                 ));
             }
         }

@@ -82,6 +82,7 @@ pub fn order(graph: &Graph) -> Result<Vec<NodeId>, ReadAfterWrite> {
 pub fn overwritten(graph: &Graph, node: NodeId) -> Option<ValueId> {
     match graph.op(node) {
         Op::CacheWrite | Op::MlaCacheWrite { .. } => graph.operands(node).first().copied(),
+        Op::WeightGrad { .. } => graph.operands(node).get(3).copied(),
         _ => None,
     }
 }

@@ -33,7 +33,12 @@ pub struct KernelCode {
     pub ptx: String,
     /// Grid, block, shared memory and parameters.
     pub launch: LaunchSpec,
+    /// How long each stage took.
+    pub times: Times,
 }
+
+/// Names and durations of the stages of a compilation, in order.
+pub type Times = Vec<(&'static str, std::time::Duration)>;
 
 /// Generates kernels; holds the MLIR context.
 pub struct Codegen {
@@ -60,6 +65,7 @@ impl Codegen {
     /// # Errors
     /// [`CodegenError::Unsupported`] for a config that the family does not do, [`CodegenError::Bug`] otherwise.
     pub fn compile(&self, kernel: &Kernel) -> Result<KernelCode, CodegenError> {
+        let mut clock = Clock::start();
         let family = kernels::family(kernel)?;
         let launch = family.launch.clone().spec(&kernel.config);
         let signature = emit::Signature {
@@ -68,24 +74,51 @@ impl Codegen {
             params: &launch.params,
         };
         let mut module = emit::build(&self.context, &signature, |k| family.emit(k))?;
+        clock.lap("build MLIR");
         let mlir = module
             .as_operation()
             .to_string_with_flags(OperationPrintingFlags::new())
             .unwrap_or_else(|_| module.as_operation().to_string());
-        let lowered = lower::lower(&kernel.name, &self.context, &mut module)?;
+        clock.lap("print MLIR");
+        let lowered = lower::lower(&kernel.name, &self.context, &mut module, &mut clock)?;
         // Every kernel that leaves here reads back: the simulator and the snapshots see one canonical form.
         let ptx = mcc_ptx::parse(&lowered.ptx).map_err(|e| CodegenError::Bug {
             kernel: kernel.name.clone(),
             stage: "reading of its PTX",
             detail: format!("{e}\n{}", lowered.ptx),
         })?;
+        let ptx = ptx.to_string();
+        clock.lap("read back PTX");
         Ok(KernelCode {
             name: kernel.name.clone(),
             mlir,
             llvm: lowered.llvm,
-            ptx: ptx.to_string(),
+            ptx,
             launch,
+            times: clock.times,
         })
+    }
+}
+
+/// Notes how long stages take.
+struct Clock {
+    last: std::time::Instant,
+    times: Times,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            last: std::time::Instant::now(),
+            times: Times::new(),
+        }
+    }
+
+    /// Ends a stage.
+    fn lap(&mut self, stage: &'static str) {
+        let now = std::time::Instant::now();
+        self.times.push((stage, now - self.last));
+        self.last = now;
     }
 }
 

@@ -7,11 +7,14 @@ use std::ffi::c_void;
 use inkwell::OptimizationLevel;
 use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::context::Context as LlvmContext;
+use inkwell::llvm_sys::core::{
+    LLVMGetCalledValue, LLVMGetInlineAsmHasSideEffects, LLVMIsAInlineAsm,
+};
 use inkwell::passes::PassBuilderOptions;
 use inkwell::targets::{
     CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetTriple,
 };
-use inkwell::values::{AnyValue, AsValueRef, CallSiteValue, InstructionOpcode};
+use inkwell::values::{AsValueRef, CallSiteValue, InstructionOpcode};
 use melior::Context;
 use melior::dialect::DialectRegistry;
 use melior::ir::Module;
@@ -20,6 +23,7 @@ use melior::utility::{
     parse_pass_pipeline, register_all_dialects, register_all_llvm_translations, register_all_passes,
 };
 
+use crate::Clock;
 use crate::error::CodegenError;
 
 /// PTX ISA version that the kernels need: `setmaxnreg`, wgmma and tensor copies are in 8.0.
@@ -65,10 +69,11 @@ pub struct Lowered {
 ///
 /// # Errors
 /// [`CodegenError::Bug`]: nothing that reaches this stage may fail.
-pub fn lower(
+pub(crate) fn lower(
     kernel: &str,
     context: &Context,
     module: &mut Module<'_>,
+    clock: &mut Clock,
 ) -> Result<Lowered, CodegenError> {
     let bug = |stage, detail: String| CodegenError::Bug {
         kernel: kernel.to_owned(),
@@ -79,6 +84,8 @@ pub fn lower(
     static PASSES: std::sync::Once = std::sync::Once::new();
     PASSES.call_once(register_all_passes);
     let manager = PassManager::new(context);
+    // The module was verified when it was built; what a pass breaks is a bug that tests are for.
+    manager.enable_verifier(cfg!(debug_assertions));
     parse_pass_pipeline(manager.as_operation_pass_manager(), PIPELINE)
         .map_err(|e| bug("the pass pipeline", e.to_string()))?;
     let mut diagnostics = String::new();
@@ -96,6 +103,7 @@ pub fn lower(
         )
     })?;
 
+    clock.lap("MLIR passes");
     let llvm_context = LlvmContext::create();
     // SAFETY: both libraries are linked from one LLVM; the module lives in `llvm_context`.
     let llvm = unsafe {
@@ -107,6 +115,7 @@ pub fn lower(
         inkwell::module::Module::new(raw.cast())
     };
     mark_convergent(&llvm, &llvm_context);
+    clock.lap("to LLVM IR");
 
     Target::initialize_nvptx(&InitializationConfig::default());
     let triple = TargetTriple::create(TRIPLE);
@@ -125,16 +134,17 @@ pub fn lower(
     llvm.set_data_layout(&machine.get_target_data().get_data_layout());
     llvm.run_passes("default<O3>", &machine, PassBuilderOptions::create())
         .map_err(|e| bug("LLVM's optimiser", e.to_string()))?;
+    clock.lap("LLVM O3");
     let ptx = machine
         .write_to_memory_buffer(&llvm, FileType::Assembly)
         .map_err(|e| bug("LLVM's PTX printer", e.to_string()))?;
     let ptx = String::from_utf8_lossy(ptx.as_slice())
         .trim_end_matches('\0')
         .to_owned();
-    Ok(Lowered {
-        llvm: llvm.print_to_string().to_string(),
-        ptx,
-    })
+    clock.lap("LLVM to PTX");
+    let llvm = llvm.print_to_string().to_string();
+    clock.lap("print LLVM IR");
+    Ok(Lowered { llvm, ptx })
 }
 
 /// Marks every inline block with side effects `convergent`: barriers and warpgroup instructions may not be
@@ -148,8 +158,13 @@ fn mark_convergent(module: &inkwell::module::Module<'_>, context: &LlvmContext) 
                 if instruction.get_opcode() != InstructionOpcode::Call {
                     continue;
                 }
-                let text = instruction.print_to_string().to_string();
-                if !text.contains(" asm sideeffect ") {
+                // SAFETY: the instruction is a call; the value that it calls lives as long as the module.
+                let has_effects = unsafe {
+                    let callee = LLVMGetCalledValue(instruction.as_value_ref());
+                    !LLVMIsAInlineAsm(callee).is_null()
+                        && LLVMGetInlineAsmHasSideEffects(callee) != 0
+                };
+                if !has_effects {
                     continue;
                 }
                 // SAFETY: the instruction is a call.

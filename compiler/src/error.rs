@@ -139,6 +139,14 @@ pub enum Error {
         /// Of how many.
         all: usize,
     },
+    /// Another compiler, to compare with, could not be run: the environment's.
+    #[error("{} could not be compared with: {why}", peer.display())]
+    Peer {
+        /// What was to be run.
+        peer: PathBuf,
+        /// What it said.
+        why: String,
+    },
     /// An option that means nothing.
     #[error("{0}")]
     Usage(String),

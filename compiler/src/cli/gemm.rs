@@ -1,5 +1,6 @@
 //! `mcc gemm`: tools that show how good the generated GEMMs are; one file a subcommand.
 
+mod compile_time;
 mod promotion;
 mod statics;
 
@@ -18,6 +19,8 @@ enum Tool {
     Promotion(promotion::Args),
     /// Registers, spills, shared memory and instructions per K block of every configuration, against a bar.
     Static(statics::Args),
+    /// Milliseconds to PTX and to a cubin, by stage, beside Triton on the same machine.
+    CompileTime(compile_time::Args),
 }
 
 /// Runs the command.
@@ -25,5 +28,6 @@ pub fn run(args: &Args) -> Result<(), Error> {
     match &args.tool {
         Tool::Promotion(args) => promotion::run(args),
         Tool::Static(args) => statics::run(args),
+        Tool::CompileTime(args) => compile_time::run(args),
     }
 }

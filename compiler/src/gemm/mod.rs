@@ -3,11 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | [`configs`] | the configurations to look at: those that the project's models get, and one of each kind |
+//! | [`compile_time`] | milliseconds to PTX and to a cubin |
 //! | [`promotion`], [`promotion_plot`] | error against K and promotion interval, as a table and as a plot |
 //! | [`one_kernel`] | one kernel on the simulated device |
 //! | [`sass`] | what the loops of a kernel execute, from nvdisasm's text |
 //! | [`statics`] | registers, spills, shared memory and instructions per K block, against a bar |
 
+pub mod compile_time;
 pub mod configs;
 pub mod one_kernel;
 pub mod promotion;

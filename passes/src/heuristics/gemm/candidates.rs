@@ -25,10 +25,14 @@ const WGMMA_COLUMNS: u32 = 256;
 pub const ACCUMULATORS: u32 = 192;
 /// Columns of gate, and as many of up, of a tile that ends in SwiGLU: a scale group of the next product.
 const SWIGLU_COLUMNS: u32 = 128;
-/// Barriers, tile bookkeeping, scales of B, and the alignment of the ring to 1024 bytes.
-const SMEM_OVERHEAD: u64 = 4096;
+/// Barriers, and what alignment leaves between the parts.
+const SMEM_OVERHEAD: u64 = 1024;
 /// The swizzle pattern repeats after so many bytes, so that tiles start at multiples of it.
 const SWIZZLE_ATOM: u64 = 1024;
+/// Rows of B that share a scale.
+const SCALE_ROWS: u64 = 128;
+/// Threads of a warpgroup.
+const WARPGROUP: u64 = 128;
 /// TMA writes at multiples of so many bytes.
 const TMA_ALIGN: u64 = 128;
 /// Deepest ring.
@@ -128,10 +132,11 @@ pub fn accepted(problem: &GemmProblem, tile: GemmTile) -> bool {
     };
     let split = match tile.split_k {
         1 => true,
-        // Partial products are promoted in K order by one block after the other; without promotion there are none.
+        // Each block of the cluster keeps a partial product for each of its K blocks.
         2 | 4 | 8 => {
             tile.swap
-                && problem.promoted()
+                && problem.input == DType::E4M3
+                && problem.promote == 128
                 && tile.share == Share::None
                 && problem.k_blocks() >= u64::from(tile.split_k) * 2
         }
@@ -187,24 +192,53 @@ pub fn stage_bytes(problem: &GemmProblem, tile: GemmTile) -> u64 {
     let scales = |rows: u64| (rows * DType::F32.bytes()).next_multiple_of(TMA_ALIGN);
     match (problem.input, problem.form) {
         (DType::E4M3, GemmForm::KGrouped { .. }) => operands + scales(m) + scales(n),
-        (DType::E4M3, _) => operands + scales(m),
+        (DType::E4M3, _) => {
+            let blocks = scale_blocks(problem, tile) * DType::F32.bytes();
+            operands + (scales(m) + blocks).next_multiple_of(TMA_ALIGN)
+        }
         _ => operands,
     }
 }
 
-/// Shared memory beside the ring: the product on its way out, partial products of a split K, barriers.
+/// Scales of B that a tile may need in a K block.
+fn scale_blocks(problem: &GemmProblem, tile: GemmTile) -> u64 {
+    if matches!(problem.epilogue, Epilogue::SwigluQuantize { .. }) {
+        return 2;
+    }
+    let n = u64::from(tile.n);
+    // First columns of tiles repeat within the scale's rows after so many tiles at most.
+    (0..problem.n.div_ceil(n).min(SCALE_ROWS))
+        .map(|i| (i * n % SCALE_ROWS + n).div_ceil(SCALE_ROWS))
+        .max()
+        .unwrap_or(1)
+}
+
+/// Shared memory beside the ring: the product on its way out, the residual on its way in, partial products of a split
+/// K, barriers.
 #[must_use]
 pub fn fixed_bytes(problem: &GemmProblem, tile: GemmTile) -> u64 {
     let elements = u64::from(tile.m) * u64::from(tile.n);
-    let staged = match problem.epilogue {
+    let consumers = u64::from(Shape::of(tile, problem.epilogue).consumers);
+    let product = match problem.epilogue {
         Epilogue::SwigluQuantize { .. } => elements / 2 * DType::E4M3.bytes(),
         _ => elements * problem.out.bytes(),
     };
+    let staged = (product / consumers.max(1)).next_multiple_of(SWIZZLE_ATOM) * consumers;
+    let residual = if problem.epilogue == Epilogue::Add {
+        staged
+    } else {
+        0
+    };
     let kept = match tile.split_k {
         0 | 1 => 0,
-        split => problem.k_blocks().div_ceil(split.into()) * elements * DType::F32.bytes(),
+        split => {
+            // A thread keeps its sums and a product of scales for every second one, and gets sums from a neighbour.
+            let sums = u64::from(tile.m) / 2;
+            let blocks = problem.k_blocks().div_ceil(split.into());
+            (blocks * (sums + sums / 2) + sums) * consumers * WARPGROUP * DType::F32.bytes()
+        }
     };
-    staged + kept + SMEM_OVERHEAD
+    staged + residual + kept + SMEM_OVERHEAD
 }
 
 impl GemmProblem {
@@ -304,7 +338,11 @@ mod tests {
     fn a_stage_holds_tiles_and_scales() {
         let tile = GemmTile::new(128, 112, 2);
         let plain = dense(4096, 7168, 512);
-        assert_eq!(stage_bytes(&plain, tile), 128 * 128 + 112 * 128 + 512);
+        // A tile that begins at column 112 ends in the second block of scales.
+        assert_eq!(stage_bytes(&plain, tile), 128 * 128 + 112 * 128 + 512 + 128);
+        let aligned = GemmTile::new(128, 128, 2);
+        assert_eq!(scale_blocks(&plain, tile), 2);
+        assert_eq!(scale_blocks(&plain, aligned), 1);
         let gradient = problem(GemmForm::KGrouped { groups: 4 }, 4096, 7168, 512);
         assert_eq!(
             stage_bytes(&gradient, tile),

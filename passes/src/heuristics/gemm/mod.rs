@@ -8,6 +8,7 @@
 //! model        time of each ─────────────┼─► choice ──► table   for people
 //! tuning       measured winners ─────────┘
 //!                 └── calibrate: parameters of the model from measured times
+//! waste        rows that grouped products compute in vain
 //! ```
 //!
 //! A measured winner of the tuning database goes before the model's. Nothing is tuned at run time.
@@ -17,6 +18,7 @@ pub mod candidates;
 pub mod model;
 mod table;
 pub mod tuning;
+pub mod waste;
 
 use std::cmp::Reverse;
 

@@ -575,11 +575,11 @@ impl Cycles {
         let sums = columns / 2;
         // Four warps of a warpgroup have a scheduler each: an instruction of all its threads is one issue slot.
         let promotion = promotion_slots(problem, tile, sums);
-        let waits = if problem.promoted() {
-            (params.wait_cycles * 128).div_ceil(u64::from(problem.promote))
-        } else {
-            0
-        };
+        // Each K block is waited for, and each promotion inside of it.
+        let waits = match problem.promote {
+            promote @ (32 | 64) if problem.promoted() => 128 / u64::from(promote),
+            _ => 1,
+        } * params.wait_cycles;
         let other = params.block_instructions;
         let chain = passes * (wgmma.max(read) + waits + promotion) + other;
         let issue = consumers * (passes * promotion + other);
@@ -618,25 +618,22 @@ fn promotion_slots(problem: &GemmProblem, tile: GemmTile, sums: u64) -> u64 {
     let scales = match problem.form {
         // A product of scales for each element.
         GemmForm::KGrouped { .. } => sums + sums / 4,
-        // One for each column, of which a thread has half as many as sums.
+        // One for each pair of rows, which a thread has for every second sum: read in pairs, multiplied one by one.
         _ if tile.swap => sums / 2 + sums / 4,
         _ => 0,
     };
     (sums * 128).div_ceil(u64::from(problem.promote)) + scales
 }
 
-/// What a split K adds to a tile: each block keeps its partial products, and one after the other promotes them into
-/// the sum that it got from the one before. All of them wait for the last.
+/// What a split K adds to a tile: each block but the first has kept its partial products, and one after the other
+/// promotes them into the sums that it got from the one before. The last has the tile.
 fn split_cycles(problem: &GemmProblem, tile: GemmTile, params: &Params, k_blocks: u64) -> u64 {
-    let split = u64::from(tile.split_k.max(1));
-    if split == 1 {
-        return 0;
-    }
+    let later = u64::from(tile.split_k.max(1)) - 1;
     let sums = u64::from(tile.m) / 2;
-    let consumers = u64::from(tile.n / WGMMA_ROWS).max(1);
-    // Of a partial product: a quarter of a load, and the promotion.
-    let promotion = consumers * (sums / 4 + promotion_slots(problem, tile, sums));
-    split * k_blocks * promotion + (split - 1) * params.hop_cycles
+    let consumers = u64::from(Shape::of(tile, problem.epilogue).consumers);
+    // Of each kept sum: it, half a product of scales, and the FMA.
+    let promotion = consumers * (5 * sums).div_ceil(2) + params.wait_cycles;
+    later * (k_blocks * promotion + params.hop_cycles)
 }
 
 #[cfg(test)]
@@ -687,7 +684,7 @@ mod tests {
         };
         let chains = [0, 512, 256, 128, 64, 32].map(with);
         assert!(chains.is_sorted(), "{chains:?}");
-        assert_eq!(chains[0], 256 + 30);
+        assert_eq!(chains[0], 256 + 40 + 30);
     }
 
     #[test]

@@ -1,28 +1,36 @@
-"""Products: block-scaled FP8 (1x128 by 128x128), grouped by expert, BF16.
+"""Products: block-scaled FP8 (1x128 by 128x128; dense, grouped, masked; weight gradients 1x128 by 1x128), and BF16.
 
-Peers: DeepGEMM; cuBLASLt through torch; a Triton kernel (triton_gemm.py). The FP8 result of each is compared once
-with the product of the dequantised operands: a fast wrong kernel is no peer.
+Peers: DeepGEMM; torch's block-scaled product, which is cuBLASLt's, one launch a group; a Triton kernel
+(triton_gemm.py). The FP8 result of each is compared once a kind of product with the product of the dequantised
+operands: a fast wrong kernel is no peer.
 """
 
 from common import Bench, Unavailable, relative_error
+from operands import Product, WeightGrad
 
 
 def main():
     bench = Bench(__doc__)
-    for shape, dims, entry in bench.rows("fp8_gemm"):
-        data = Lazy(lambda: Fp8(bench.torch, dims["M"], shape["n"], shape["k"]))
+    for shape, dims, entry in bench.rows(*FP8):
+        data = Lazy(lambda: FP8[shape["op"]](bench.torch, shape, dims))
+        groups = shape.get("groups", 1)
         bench.row(shape, dims, entry, "DeepGEMM", lambda: deep_gemm(bench, data()), "deep_gemm")
-        bench.row(shape, dims, entry, "cuBLASLt", lambda: cublas(bench, data()))
-        bench.row(shape, dims, entry, "Triton", lambda: triton(bench, data()), "triton")
-    for shape, dims, entry in bench.rows("fp8_grouped_gemm"):
-        data = Lazy(lambda: Fp8(bench.torch, dims["M"], shape["n"], shape["k"], shape["groups"]))
-        bench.row(shape, dims, entry, "DeepGEMM", lambda: deep_gemm(bench, data()), "deep_gemm")
+        bench.row(shape, dims, entry, "cuBLASLt", lambda: cublas(bench, data()), launches=groups)
         bench.row(shape, dims, entry, "Triton", lambda: triton(bench, data()), "triton")
     for shape, dims, entry in bench.rows("bf16_gemm"):
         bench.row(shape, dims, entry, "cuBLASLt", lambda: bf16(bench, dims["M"], shape["n"], shape["k"]))
     for shape, dims, entry in bench.rows("batched_gemm"):
         bench.row(shape, dims, entry, "cuBLAS", lambda: batched(bench, dims["T"], shape))
     bench.finish()
+
+
+# Operands of each kind of row.
+FP8 = {
+    "fp8_gemm": lambda torch, s, d: Product(torch, d["M"], s["n"], s["k"]),
+    "fp8_grouped_gemm": lambda torch, s, d: Product(torch, d["M"], s["n"], s["k"], s["groups"]),
+    "fp8_masked_gemm": lambda torch, s, d: Product(torch, d["M"], s["n"], s["k"], s["groups"], masked=True),
+    "fp8_weight_grad": lambda torch, s, d: WeightGrad(torch, s["m"], s["n"], 128 * d["B"], s["groups"]),
+}
 
 
 class Lazy:
@@ -37,41 +45,20 @@ class Lazy:
         return self.made
 
 
-class Fp8:
-    """a: e4m3 [M, K] with scales [M, K/128]; b: e4m3 [G, N, K] with scales [G, N/128, K/128]; out: bf16 [M, N].
+def checked(bench, data, run, peer, result=None):
+    """`run` with its error against the reference; measured once a peer, since the reference is slow and large.
 
-    With groups, rows are sorted by group, the same number for each.
+    `result`, where a peer makes its own, finds the last group's.
     """
-
-    def __init__(self, torch, m, n, k, groups=None):
-        self.m, self.n, self.k, self.groups = m, n, k, groups
-        g = groups or 1
-        e4m3 = torch.float8_e4m3fn
-        self.a = torch.randn(m, k, device="cuda").to(e4m3)
-        self.b = torch.randn(g, n, k, device="cuda", dtype=torch.bfloat16).to(e4m3)
-        scales = lambda *shape: torch.rand(*shape, device="cuda") * 0.01 + 0.005
-        self.sa = scales(m, k // 128)
-        self.sb = scales(g, -(-n // 128), k // 128)
-        self.out = torch.empty(m, n, dtype=torch.bfloat16, device="cuda")
-        rows = torch.arange(m, device="cuda", dtype=torch.int64)
-        self.group_of_row = (rows * g // m).to(torch.int32)
-
-    def reference(self, torch, rows=64):
-        """The first rows' product of the dequantised operands; they belong to group 0."""
-        rows = min(rows, self.m // (self.groups or 1))
-        a = self.a[:rows].float() * self.sa[:rows].repeat_interleave(128, 1)
-        scale = self.sb[0].repeat_interleave(128, 0)[: self.n].repeat_interleave(128, 1)
-        return rows, a @ (self.b[0].float() * scale).t()
-
-
-def checked(bench, data, run, peer):
-    """`run` with its error against the reference; measured once a peer, since the reference is slow and large."""
-    kind = (peer, data.groups is not None)
+    kind = (peer, data.layout)
     if kind in bench.checked:
         return run
+    if data.layout == WeightGrad.layout:
+        # Earlier runs have added to it.
+        data.out.zero_()
     run()
-    rows, expected = data.reference(bench.torch)
-    error = relative_error(data.out[:rows], expected)
+    found = result() if result else data.parts()[-1][4]
+    error = relative_error(found[:64], data.expected())
     # BF16 output and 14-bit accumulation leave well under 1 %.
     if not error < 0.02:
         raise Unavailable(f"its result is wrong: relative error {error:.3g}")
@@ -82,11 +69,17 @@ def checked(bench, data, run, peer):
 def deep_gemm(bench, data):
     lib = bench.library("deep_gemm")
     align = find(lib, "get_mn_major_tma_aligned_tensor", "get_col_major_tma_aligned_tensor")
+    if data.layout == WeightGrad.layout:
+        return checked(bench, data, deep_gemm_grad(bench.torch, lib, data), "DeepGEMM")
     lhs = (data.a, align(data.sa))
-    if data.groups is None:
+    if data.layout == "dense":
         product = find(lib, "fp8_gemm_nt", "gemm_fp8_fp8_bf16_nt")
         rhs = (data.b[0], data.sb[0])
         run = lambda: product(lhs, rhs, data.out)
+    elif data.layout == "masked":
+        product = find(lib, "m_grouped_fp8_gemm_nt_masked", "m_grouped_gemm_fp8_fp8_bf16_nt_masked")
+        rhs = (data.b, data.sb)
+        run = lambda: product(lhs, rhs, data.out, data.counts, data.m)
     else:
         product = find(lib, "m_grouped_fp8_gemm_nt_contiguous", "m_grouped_gemm_fp8_fp8_bf16_nt_contiguous")
         rhs = (data.b, data.sb)
@@ -94,12 +87,30 @@ def deep_gemm(bench, data):
     return checked(bench, data, run, "DeepGEMM")
 
 
+def deep_gemm_grad(torch, lib, data):
+    """Its operands are the groups' matrices one after the other, its scales [K/128, rows]."""
+    one_after_the_other = lambda i: torch.cat([part[i].contiguous().reshape(-1) for part in data.parts()])
+    x, y = one_after_the_other(0), one_after_the_other(2)
+    sx, sy = data.sx.t().contiguous(), data.sy.t().contiguous()
+    if any(place is not None for place in places(lib, "k_grouped_fp8_gemm_nt_contiguous")):
+        product = find(lib, "k_grouped_fp8_gemm_nt_contiguous")
+        return lambda: product((x, sx), (y, sy), data.out, data.ks, data.ks_tensor, data.out, recipe=(1, 1, 128))
+    product = find(lib, "k_grouped_wgrad_gemm_fp8_fp8_fp32_nt")
+    return lambda: product((x, sx), (y, sy), data.out, data.ks)
+
+
+def places(lib, name):
+    """Where the library may have this function."""
+    utils = getattr(lib, "utils", None)
+    return [getattr(place, name, None) for place in (lib, utils, getattr(utils, "layout", None))]
+
+
 def find(lib, *names):
     """The library has renamed its functions; the first that is there."""
     for name in names:
-        for place in (lib, getattr(lib, "utils", None), getattr(getattr(lib, "utils", None), "layout", None)):
-            if hasattr(place, name):
-                return getattr(place, name)
+        for function in places(lib, name):
+            if function is not None:
+                return function
     raise Unavailable(f"{lib.__name__} has none of {', '.join(names)}")
 
 
@@ -107,14 +118,27 @@ def cublas(bench, data):
     torch = bench.torch
     if not hasattr(torch, "_scaled_mm"):
         raise Unavailable(f"torch {torch.__version__} has no _scaled_mm")
-    # Scales of a are wanted with the rows innermost; those of b as [K/128, N/128] over rows of K/128.
-    sa = data.sa.t().contiguous().t()
-    b, sb = data.b[0].t(), data.sb[0].t()
+    grad = data.layout == WeightGrad.layout
+    # Scales with one for every 128 of K are wanted with the rows innermost; those of 128x128 blocks of b as
+    # [K/128, N/128] over rows of K/128.
+    rows_inside = lambda scale: scale.t().contiguous().t()
+    operands = [
+        (a.contiguous(), b.contiguous().t(), rows_inside(sa), sb.t().contiguous() if grad else sb.t(), out)
+        for a, sa, b, sb, out in data.parts()
+    ]
+    out_dtype = torch.float32 if grad else torch.bfloat16
+    found = []
 
     def run():
-        data.out = torch._scaled_mm(data.a, b, scale_a=sa, scale_b=sb, out_dtype=torch.bfloat16)
+        found.clear()
+        for a, b, scale_a, scale_b, out in operands:
+            product = torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=out_dtype)
+            if grad:
+                out += product
+            else:
+                found.append(product)
 
-    return checked(bench, data, run, "cuBLASLt")
+    return checked(bench, data, run, "cuBLASLt", None if grad else lambda: found[-1])
 
 
 def triton(bench, data):

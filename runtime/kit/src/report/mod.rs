@@ -22,7 +22,7 @@ use crate::results::Results;
 
 pub use page::page;
 pub use plot::{limits_plot, peers_plot};
-pub use rows::{Row, rows};
+pub use rows::{Ratios, Row, ratios, rows};
 
 /// Name of the page in a folder of results.
 pub const PAGE_FILE: &str = "results.md";

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::conformance;
 use super::read::{self, Whole, is_prediction};
-use super::rows::Row;
+use super::rows::{Row, ratios};
 use super::{LIMITS_PLOT, PEERS_PLOT, limits_plot, peers_plot};
 use crate::results::{Results, Verdict};
 
@@ -23,6 +23,7 @@ pub fn page(results: &Results, rows: &[Row]) -> String {
     page.conformance(results);
     page.limits(results);
     page.benchmarks(results, rows);
+    page.products(rows);
     page.overhead(results);
     page.0
 }
@@ -330,6 +331,51 @@ impl Page {
                 self.line(format!("\n![{title}]({file})"));
             }
         }
+    }
+
+    /// Block-scaled products beside each peer, not the fastest only, with the mean over all shapes.
+    fn products(&mut self, rows: &[Row]) {
+        let all = ratios(rows);
+        if all.is_empty() {
+            return;
+        }
+        self.section("Block-scaled products beside each peer");
+        self.line(
+            "Ratio: the peer's time over ours, which is our speed over its, with a cold and with a warm L2; above 1 we \
+             are faster. The mean is geometric, over the entries that the peer has been measured at.\n",
+        );
+        let show = |ratio: Option<f64>| ratio.map_or_else(|| "–".to_owned(), |r| format!("{r:.3}"));
+        let columns: Vec<String> = all
+            .iter()
+            .flat_map(|r| [format!("{} cold", r.peer), format!("{} warm", r.peer)])
+            .collect();
+        let columns: Vec<&str> = std::iter::once("entry")
+            .chain(columns.iter().map(String::as_str))
+            .collect();
+        let line = |name: &str, of: &dyn Fn(usize) -> (Option<f64>, Option<f64>)| {
+            let ratios = (0..all.len()).flat_map(|peer| {
+                let (cold, warm) = of(peer);
+                [show(cold), show(warm)]
+            });
+            std::iter::once(name.to_owned())
+                .chain(ratios)
+                .collect::<Vec<String>>()
+        };
+        let entries = rows.iter().map(|row| row.entry.as_str());
+        let known = entries.filter(|name| {
+            let mut of_all = all.iter().flat_map(|ratios| &ratios.entries);
+            of_all.any(|(entry, ..)| entry == name)
+        });
+        let mut lines: Vec<Vec<String>> = known
+            .map(|name| {
+                line(name, &|peer| {
+                    let found = all[peer].entries.iter().find(|(entry, ..)| entry == name);
+                    found.map_or((None, None), |(_, cold, warm)| (*cold, *warm))
+                })
+            })
+            .collect();
+        lines.push(line("geometric mean", &|peer| all[peer].means()));
+        self.table(&columns, &lines);
     }
 
     fn overhead(&mut self, results: &Results) {

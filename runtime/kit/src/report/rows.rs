@@ -25,6 +25,10 @@ pub struct Row {
     pub prediction: bool,
     /// The fastest peer with a cold L2.
     pub peer: Option<Peer>,
+    /// All peers, in the order of their measurement.
+    pub peers: Vec<Peer>,
+    /// Whether it is a block-scaled product.
+    pub fp8: bool,
     /// The largest fraction of a limit, cold L2, and whose: a measured one, of a prediction the data sheet's.
     pub of_limit: Option<(f64, Limit)>,
 }
@@ -81,20 +85,24 @@ impl Row {
 #[must_use]
 pub fn rows(results: &Results) -> Vec<Row> {
     let [measured, nominal] = [false, true].map(|predicted| read::limits(results, predicted));
-    let mut peers: BTreeMap<String, PeerRow> = BTreeMap::new();
-    for row in read::peers(results) {
-        let fastest = peers.get(&row.entry);
-        if fastest.is_none_or(|fastest| row.cold < fastest.cold) {
-            peers.insert(row.entry.clone(), row);
-        }
-    }
-    let row = |ours: OurRow| {
-        let of_limit = fraction(&ours, if ours.prediction { &nominal } else { &measured });
-        let peer = peers.get(&ours.entry).map(|peer| Peer {
-            name: peer.peer.clone(),
-            cold: peer.cold,
-            warm: peer.warm,
+    let mut peers: BTreeMap<String, Vec<Peer>> = BTreeMap::new();
+    for PeerRow {
+        entry,
+        peer,
+        cold,
+        warm,
+    } in read::peers(results)
+    {
+        peers.entry(entry).or_default().push(Peer {
+            name: peer,
+            cold,
+            warm,
         });
+    }
+    let mut row = |ours: OurRow| {
+        let of_limit = fraction(&ours, if ours.prediction { &nominal } else { &measured });
+        let peers = peers.remove(&ours.entry).unwrap_or_default();
+        let fastest = peers.iter().min_by(|a, b| a.cold.total_cmp(&b.cold));
         Row {
             entry: ours.entry,
             cold: ours.cold,
@@ -102,11 +110,61 @@ pub fn rows(results: &Results) -> Vec<Row> {
             flops: ours.flops,
             bytes: ours.bytes,
             prediction: ours.prediction,
-            peer,
+            peer: fastest.cloned(),
+            fp8: ours.unit == Unit::Fp8,
+            peers,
             of_limit,
         }
     };
-    read::ours(results).into_iter().map(row).collect()
+    read::ours(results).into_iter().map(&mut row).collect()
+}
+
+/// Our block-scaled products beside one peer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ratios {
+    /// Whose.
+    pub peer: String,
+    /// Entry, and its time over ours with a cold and with a warm L2: above 1 we are faster.
+    pub entries: Vec<(String, Option<f64>, Option<f64>)>,
+}
+
+impl Ratios {
+    /// Geometric means over the entries that have a ratio, cold and warm.
+    #[must_use]
+    pub fn means(&self) -> (Option<f64>, Option<f64>) {
+        let cold = self.entries.iter().filter_map(|(_, cold, _)| *cold);
+        let warm = self.entries.iter().filter_map(|(.., warm)| *warm);
+        (geometric_mean(cold), geometric_mean(warm))
+    }
+}
+
+/// What was measured of our block-scaled products, beside every peer that was measured at the same entry.
+#[must_use]
+pub fn ratios(rows: &[Row]) -> Vec<Ratios> {
+    let mut all: Vec<Ratios> = Vec::new();
+    for row in rows.iter().filter(|row| row.fp8 && !row.prediction) {
+        for peer in &row.peers {
+            let of = |theirs: f64, ours: Option<f64>| ours.filter(|t| *t > 0.0).map(|t| theirs / t);
+            let ratio = (
+                row.entry.clone(),
+                of(peer.cold, row.cold),
+                of(peer.warm, row.warm),
+            );
+            match all.iter_mut().find(|ratios| ratios.peer == peer.name) {
+                Some(ratios) => ratios.entries.push(ratio),
+                None => all.push(Ratios {
+                    peer: peer.name.clone(),
+                    entries: vec![ratio],
+                }),
+            }
+        }
+    }
+    all
+}
+
+fn geometric_mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0.0), |(sum, count), v| (sum + v.ln(), count + 1.0));
+    (count > 0.0).then(|| (sum / count).exp())
 }
 
 fn fraction(row: &OurRow, limits: &Limits) -> Option<(f64, Limit)> {

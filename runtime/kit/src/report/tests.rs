@@ -221,6 +221,37 @@ fn the_fastest_peer_and_the_nearest_limit_are_taken() {
 }
 
 #[test]
+fn products_are_held_against_every_peer() {
+    let mut results = gpu_host();
+    let kernels = results
+        .steps
+        .iter_mut()
+        .find(|step| step.id == "bench-kernels")
+        .unwrap();
+    let more = entry("fp8_gemm_m128", "measured", 2.0e-5, 1.0e-5, 1, 1, "fp8");
+    kernels.data["entries"].as_array_mut().unwrap().push(more);
+    let peers = results
+        .steps
+        .iter_mut()
+        .find(|step| step.id == "peers-gemm")
+        .unwrap();
+    let more =
+        json!({ "entry": "fp8_gemm_m128", "peer": "Triton", "cold_s": 6.0e-5, "warm_s": 2.2e-5 });
+    peers.data.as_array_mut().unwrap().push(more);
+    let all = ratios(&rows(&results));
+    let names: Vec<&str> = all.iter().map(|r| r.peer.as_str()).collect();
+    assert_eq!(names, ["cuBLASLt", "Triton"]);
+    // 1.2 and 3.0 cold; 1.375 and 2.2 warm.
+    let (cold, warm) = all[1].means();
+    assert!((cold.unwrap() - 3.6_f64.sqrt()).abs() < 1e-9, "{cold:?}");
+    assert!((warm.unwrap() - 3.025_f64.sqrt()).abs() < 1e-9, "{warm:?}");
+    assert!(
+        page(&results, &rows(&results))
+            .contains("| geometric mean | 0.900 | 1.100 | 1.897 | 1.739 |")
+    );
+}
+
+#[test]
 fn plots_have_a_bar_a_row() {
     let rows = rows(&gpu_host());
     let peers = peers_plot(&rows).unwrap();

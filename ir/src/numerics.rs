@@ -5,7 +5,7 @@
 //! `eval` builds on it.
 //!
 //! Contents, top down: BF16 and E4M3 conversion, block quantisation, rotary tables with YaRN, and the
-//! softmax scale. [`tensor_core`] has the sum of Hopper's FP8 tensor core, [`product`] the promoted
+//! softmax scale. `tensor_core` has the sum of Hopper's FP8 tensor core, `product` the promoted
 //! products built from it.
 
 mod product;

@@ -3,8 +3,9 @@
 
 use std::fmt::Write;
 
+use mcc_ir::kernel::{Epilogue, GemmForm, KernelConfig};
 use mcc_ir::program::{BufferKind, Program, View};
-use mcc_ir::{Module, parse};
+use mcc_ir::{DType, Module, parse};
 use mcc_passes::PassError;
 use mcc_passes::lower::{lower, lower_explained};
 use mcc_passes::select::Options;
@@ -270,6 +271,127 @@ fn hints_change_tiles_and_nothing_else() {
     );
 }
 
+const GEMM: &str = include_str!("lower/gemm.mir");
+const GATED: &str = include_str!("lower/gated.mir");
+
+/// Form, epilogue, result type, N, K and interval of a launch of the FP8 kernel.
+fn fp8(program: &Program, label: &str) -> (GemmForm, Epilogue, DType, u32, u32, u32) {
+    let mut steps = program.entries.iter().flat_map(|e| &e.steps);
+    let step = steps.find(|s| s.label == label);
+    let step = step.unwrap_or_else(|| panic!("no step `{label}`"));
+    match &program.kernels[step.kernel.0 as usize].config {
+        KernelConfig::GemmFp8(c) => (c.form, c.epilogue, c.out, c.n, c.k, c.promote),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_form_of_a_product_is_one_launch() {
+    let program = lowered(GEMM);
+    assert_eq!(
+        steps(&program, 0),
+        [
+            "quantize: quantize",
+            "gemm_fp8: experts masked_matmul",
+            "gemm_bf16: shared masked_matmul",
+            "quantize: quantize",
+            "gemm_fp8: down matmul_add",
+            "gemm_bf16: tied matmul_add",
+        ]
+    );
+    let masked = GemmForm::Masked { groups: 4 };
+    assert_eq!(
+        fp8(&program, "experts masked_matmul"),
+        (masked, Epilogue::Store, DType::BF16, 512, 256, 64)
+    );
+    assert_eq!(
+        fp8(&program, "down matmul_add"),
+        (GemmForm::Dense, Epilogue::Add, DType::BF16, 256, 256, 128)
+    );
+    let gradient = GemmForm::KGrouped { groups: 4 };
+    assert_eq!(
+        fp8(&program, "gradient weight_grad"),
+        (gradient, Epilogue::Accumulate, DType::F32, 48, 640, 128)
+    );
+}
+
+/// Scales of rows lie one beside the other, whatever expert they belong to: the strides of a masked product's experts
+/// and rows are 32 and 1, and that of groups along K is all rows.
+#[test]
+fn products_take_their_operands_in_one_order() {
+    let program = lowered(GEMM);
+    assert_eq!(
+        operands(&program, "experts masked_matmul"),
+        "a = temp+0 [4, 32, 256] [8192, 256, 1]\n\
+         a_scales = temp+0 [4, 32, 2] [32, 1, 128]\n\
+         b = experts+0 [4, 512, 256] [131072, 256, 1]\n\
+         b_scales = experts.scales+0 [4, 4, 2] [8, 2, 1]\n\
+         counts = counts+0 [4] [1]\n\
+         d = masked+0 [4, 32, 512] [16384, 512, 1]\n"
+    );
+    assert_eq!(
+        operands(&program, "down matmul_add"),
+        "a = temp+0 [T, 256] [256, 1]\n\
+         a_scales = temp+0 [T, 2] [1, 64]\n\
+         b = down+0 [256, 256] [256, 1]\n\
+         b_scales = down.scales+0 [2, 2] [2, 1]\n\
+         residual = x+0 [T, 256] [256, 1]\n\
+         d = sum+0 [T, 256] [256, 1]\n"
+    );
+    // The gradient has no operand of its own for what was accumulated: it is `d`.
+    assert_eq!(
+        operands(&program, "gradient weight_grad"),
+        "a = temp+0 [64, 640] [640, 1]\n\
+         a_scales = temp+0 [64, 5] [1, 64]\n\
+         b = temp+0 [48, 640] [640, 1]\n\
+         b_scales = temp+0 [48, 5] [1, 48]\n\
+         offsets = offsets+0 [5] [1]\n\
+         d = gradient+0 [4, 64, 48] [3072, 48, 1]\n"
+    );
+}
+
+#[test]
+#[ignore = "code generation has no tile for SwiGLU behind a product yet (heuristics::gemm::candidates)"]
+fn swiglu_behind_a_product_is_part_of_its_launch() {
+    let program = lowered(GATED);
+    assert_eq!(
+        steps(&program, 0),
+        [
+            "quantize: quantize",
+            "gemm_fp8: experts grouped_matmul_swiglu_quantize",
+            "gemm_fp8: experts grouped_matmul_swiglu_scale_quantize",
+            "gemm_fp8: one matmul_swiglu_quantize",
+            "gemm_fp8: one matmul_swiglu_scale_quantize",
+            "gemm_fp8: down matmul",
+        ]
+    );
+    let epilogue = |weighted| Epilogue::SwigluQuantize { weighted };
+    let grouped = GemmForm::Grouped { groups: 4 };
+    assert_eq!(
+        fp8(&program, "experts grouped_matmul_swiglu_quantize"),
+        (grouped, epilogue(false), DType::E4M3, 512, 256, 128)
+    );
+    assert_eq!(
+        fp8(&program, "one matmul_swiglu_quantize"),
+        (GemmForm::Dense, epilogue(false), DType::E4M3, 512, 256, 64)
+    );
+    assert_eq!(
+        fp8(&program, "one matmul_swiglu_scale_quantize"),
+        (GemmForm::Dense, epilogue(true), DType::E4M3, 512, 256, 128)
+    );
+    assert_eq!(
+        operands(&program, "experts grouped_matmul_swiglu_scale_quantize"),
+        "a = temp+0 [T, 256] [256, 1]\n\
+         a_scales = temp+0 [T, 2] [1, 64]\n\
+         b = experts+0 [4, 512, 256] [131072, 256, 1]\n\
+         b_scales = experts.scales+0 [4, 4, 2] [8, 2, 1]\n\
+         offsets = offsets+0 [5] [1]\n\
+         row_weights = weights+0 [T] [1]\n\
+         d = temp+0 [T, 256] [256, 1]\n\
+         d_scales = temp+0 [T, 2] [1, 64]\n"
+    );
+}
+
 // What is refused, in words that name the op, the value and the place.
 
 fn small(body: &str) -> String {
@@ -388,6 +510,48 @@ fn sizes_beyond_any_memory_are_refused() {
     )
     .unwrap_err();
     assert!(matches!(error, PassError::TooLarge { .. }), "{error}");
+}
+
+#[test]
+fn products_that_no_kernel_computes_say_what_is_there_instead() {
+    let cases = [
+        (
+            "%0 = matmul_swiglu_quantize %x, @gate {promote = 128} : e4m3[T, 128]/f32[1x128]",
+            "no kernel quantises the SwiGLU of a BF16 product",
+        ),
+        (
+            "%1 = quantize %x : e4m3[T, 256]/f32[1x128]\n\
+             %0 = matmul_swiglu_quantize %1, @narrow {promote = 128} : e4m3[T, 64]/f32[1x128]",
+            "no multiple of 128",
+        ),
+        (
+            "%0 = scale_rows %x, %s : bf16[T, 256]",
+            "write quantize(scale_rows(swiglu(product)))",
+        ),
+        (
+            "%0 = quantize_wide %x {group = none} : e4m3[T, 256]/f32[1x256]",
+            "promote products of it every 32, 64 or 128",
+        ),
+        (
+            "%0 = weight_grad %grown, %grown, %offsets, %acc {promote = 128} : f32[4, 64, 64]",
+            "accumulate into a state of the model",
+        ),
+        (
+            "%0 = weight_grad %grown, %grown, %offsets, @gradient {promote = 128} : f32[4, 64, 64]",
+            "no update of the entry says so",
+        ),
+    ];
+    for (body, words) in cases {
+        let error = refused(&format!(
+            "mir 1\nmodel \"products\"\ndim T: 1..=64\n\
+             param @gate: bf16[256, 256] = tensor(\"gate\")\n\
+             param @narrow: e4m3[128, 256]/f32[128x128] = tensor(\"narrow\")\n\
+             state @gradient: f32[4, 64, 64]\n\
+             entry @prefill(x: bf16[T, 256], s: f32[T], grown: bf16[64, 512], offsets: i32[5], acc: f32[4, 64, 64]) {{\n\
+             {body}\n%9 = add %x, %x : bf16[T, 256]\nreturn y = %9\n}}\n"
+        ));
+        assert!(error.contains(words), "{error}");
+    }
 }
 
 // Programs that a person edited.

@@ -7,15 +7,21 @@
 use mcc_ir::DType;
 
 use crate::model::Param;
-use crate::tensor::{Routing, Tensor};
+use crate::tensor::{Product, Routing, Tensor};
 
 /// `x W^T`. An FP8 weight gets its input quantised, a BF16 weight takes it as it is.
 #[track_caller]
 pub fn linear(x: &Tensor, weight: &Param) -> Tensor {
+    linear_as(x, weight, Product::default())
+}
+
+/// [`linear`] with another result type or promotion interval.
+#[track_caller]
+pub fn linear_as(x: &Tensor, weight: &Param, product: Product) -> Tensor {
     if is_fp8(weight) {
-        x.quantize().matmul(weight)
+        x.quantize().matmul_as(weight, product)
     } else {
-        x.matmul(weight)
+        x.matmul_as(weight, product)
     }
 }
 
@@ -57,10 +63,21 @@ pub fn routed_experts(x: &Tensor, w: &Experts) -> Tensor {
 /// [`linear`] with each expert's own weight for its rows.
 #[track_caller]
 pub fn grouped_linear(x: &Tensor, weights: &Param, offsets: &Tensor) -> Tensor {
+    grouped_linear_as(x, weights, offsets, Product::default())
+}
+
+/// [`grouped_linear`] with another result type or promotion interval.
+#[track_caller]
+pub fn grouped_linear_as(
+    x: &Tensor,
+    weights: &Param,
+    offsets: &Tensor,
+    product: Product,
+) -> Tensor {
     if is_fp8(weights) {
-        x.quantize().grouped_matmul(weights, offsets)
+        x.quantize().grouped_matmul_as(weights, offsets, product)
     } else {
-        x.grouped_matmul(weights, offsets)
+        x.grouped_matmul_as(weights, offsets, product)
     }
 }
 

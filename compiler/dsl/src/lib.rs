@@ -30,9 +30,10 @@ mod tensor;
 mod types;
 
 pub use error::{DslError, DslErrors, Mistake};
+pub use mcc_ir::kernel::NO_PROMOTION;
 pub use mcc_ir::{DType, Dim, Module, Name, Type, Yarn};
 pub use model::{Entry, Model, Param, State};
-pub use tensor::{Attention, Operand, Routing, Tensor, attention, concat};
+pub use tensor::{Attention, Operand, Product, Routing, Tensor, attention, concat};
 pub use types::{
     IntoShape, bf16, concat_rows, dequant, f32, fp8_activation, fp8_weight, i32, stack, tensor,
 };

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use mcc_ir::{Dim, Graph, Module, Name, Op, ParamSource, Type, ValueId};
 
 use crate::error::{DslError, DslErrors, Mistake, source_loc};
-use crate::tensor::{Operand, Tensor};
+use crate::tensor::{Operand, PROMOTE, Tensor};
 
 /// A model being written.
 #[derive(Debug, Clone)]
@@ -335,6 +335,15 @@ impl State {
         x.entry()
             .add(Op::CacheWrite, &[self, x, positions], Location::caller())
             .remove(0)
+    }
+
+    /// The state `[E, M, N]` with each expert's weight gradient added: `x [M, K] * y [N, K]^T` over its tokens
+    /// `offsets[e]..offsets[e + 1]` of K. Name it in [`Entry::update`] to keep it.
+    #[track_caller]
+    pub fn add_weight_grad(&self, x: &Tensor, y: &Tensor, offsets: &Tensor) -> Tensor {
+        let op = Op::WeightGrad { promote: PROMOTE };
+        let operands: [&dyn Operand; 4] = [x, y, offsets, self];
+        x.entry().add(op, &operands, Location::caller()).remove(0)
     }
 
     /// The state as it was when the entry of `like` started.

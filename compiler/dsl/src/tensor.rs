@@ -14,7 +14,7 @@ use crate::model::Entry;
 use crate::types::IntoShape;
 
 /// Products that the tensor core sums before promotion, as DeepSeek-V3 does for every FP8 product.
-const PROMOTE: u32 = 128;
+pub(crate) const PROMOTE: u32 = 128;
 
 /// What an op can read: tensors, parameters and states.
 pub trait Operand {
@@ -54,6 +54,32 @@ pub struct Routing {
     pub scaling: f32,
     /// Whether weights are divided by their sum.
     pub normalize: bool,
+}
+
+/// Result and promotion of a product: [`Tensor::matmul_as`] and the like.
+///
+/// ```
+/// # use mcc_dsl::{DType, Product};
+/// let careful = Product { promote: 32, ..Product::default() };
+/// let logits = Product { out: DType::F32, ..Product::default() };
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Product {
+    /// `BF16` or `F32`.
+    pub out: DType,
+    /// Products of FP8 codes that the tensor core sums before the FP32 accumulator takes them: 32, 64 or 128; 256, 512
+    /// or [`crate::NO_PROMOTION`] for operands with scale groups of that length ([`Tensor::quantize_wide`]). Smaller is more
+    /// exact and slower (`docs/model.md`, "Promoted accumulation").
+    pub promote: u32,
+}
+
+impl Default for Product {
+    fn default() -> Self {
+        Self {
+            out: DType::BF16,
+            promote: PROMOTE,
+        }
+    }
 }
 
 /// Operands of [`attention`]; `Hk` is `H` or 1.
@@ -144,6 +170,19 @@ impl Tensor {
         self.add_op(Op::Quantize, &[self])
     }
 
+    /// To FP8 with a scale for each `group` channels of the last axis, 256 or 512, or one for all of it
+    /// ([`crate::NO_PROMOTION`]).
+    #[track_caller]
+    pub fn quantize_wide(&self, group: u32) -> Tensor {
+        self.add_op(Op::QuantizeWide { group }, &[self])
+    }
+
+    /// Each row times its own weight.
+    #[track_caller]
+    pub fn scale_rows(&self, weights: &impl Operand) -> Tensor {
+        self.add_op(Op::ScaleRows, &[self, weights])
+    }
+
     /// From FP8 to BF16.
     #[track_caller]
     pub fn dequantize(&self) -> Tensor {
@@ -153,24 +192,26 @@ impl Tensor {
     /// `x [M, K] * w [N, K]^T` rounded to BF16.
     #[track_caller]
     pub fn matmul(&self, w: &impl Operand) -> Tensor {
-        self.add_op(
-            Op::Matmul {
-                out: DType::BF16,
-                promote: PROMOTE,
-            },
-            &[self, w],
-        )
+        self.matmul_as(w, Product::default())
+    }
+
+    /// [`Tensor::matmul`] with another result type or promotion interval.
+    #[track_caller]
+    pub fn matmul_as(&self, w: &impl Operand, product: Product) -> Tensor {
+        let Product { out, promote } = product;
+        self.add_op(Op::Matmul { out, promote }, &[self, w])
     }
 
     /// [`Tensor::matmul`] with the FP32 accumulator as its result.
     #[track_caller]
     pub fn matmul_f32(&self, w: &impl Operand) -> Tensor {
-        self.add_op(
-            Op::Matmul {
-                out: DType::F32,
-                promote: PROMOTE,
+        let out = DType::F32;
+        self.matmul_as(
+            w,
+            Product {
+                out,
+                ..Product::default()
             },
-            &[self, w],
         )
     }
 
@@ -183,13 +224,33 @@ impl Tensor {
     /// Rows `offsets[e]..offsets[e + 1]` times `w[e]`, rounded to BF16.
     #[track_caller]
     pub fn grouped_matmul(&self, w: &impl Operand, offsets: &Tensor) -> Tensor {
-        self.add_op(
-            Op::GroupedMatmul {
-                out: DType::BF16,
-                promote: PROMOTE,
-            },
-            &[self, w, offsets],
-        )
+        self.grouped_matmul_as(w, offsets, Product::default())
+    }
+
+    /// [`Tensor::grouped_matmul`] with another result type or promotion interval.
+    #[track_caller]
+    pub fn grouped_matmul_as(
+        &self,
+        w: &impl Operand,
+        offsets: &Tensor,
+        product: Product,
+    ) -> Tensor {
+        let Product { out, promote } = product;
+        self.add_op(Op::GroupedMatmul { out, promote }, &[self, w, offsets])
+    }
+
+    /// The first `counts[e]` rows of `x[e] [C, K]` times `w[e] [N, K]^T`, rounded to BF16; the other rows of the
+    /// result have no meaning.
+    #[track_caller]
+    pub fn masked_matmul(&self, w: &impl Operand, counts: &Tensor) -> Tensor {
+        self.masked_matmul_as(w, counts, Product::default())
+    }
+
+    /// [`Tensor::masked_matmul`] with another result type or promotion interval.
+    #[track_caller]
+    pub fn masked_matmul_as(&self, w: &impl Operand, counts: &Tensor, product: Product) -> Tensor {
+        let Product { out, promote } = product;
+        self.add_op(Op::MaskedMatmul { out, promote }, &[self, w, counts])
     }
 
     /// `silu(left half) * right half` of the last axis.

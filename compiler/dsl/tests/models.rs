@@ -3,7 +3,10 @@
 use std::process::Command;
 
 use mcc_dsl::models::deepseek_v3::{Config, Limits, deepseek_v3};
-use mcc_dsl::{DType, Dim, Module, Yarn};
+use mcc_dsl::{
+    DType, Dim, Model, Module, NO_PROMOTION, Product, Yarn, bf16, f32, fp8_weight, i32, layers,
+    stack, tensor,
+};
 use mcc_ir::{ParamSource, parse};
 
 /// The published DeepSeek-V3 671B.
@@ -276,5 +279,57 @@ fn examples_print_modules() {
         let module = parse::module(&text, name).unwrap_or_else(|e| panic!("{e}"));
         mcc_ir::verify(&module).unwrap_or_else(|e| panic!("{name}: {e:?}"));
         assert_eq!(module.to_string(), text, "{name}");
+    }
+}
+
+#[test]
+fn an_author_chooses_the_interval_of_each_product() {
+    let m = Model::new("products");
+    let t = m.dim("T", 1..=64);
+    let w = m.param("w", fp8_weight((64, 256)), tensor("w"));
+    let plain = m.param("plain", bf16((32, 256)), tensor("plain"));
+    let experts = m.param(
+        "experts",
+        fp8_weight((2, 64, 256)),
+        stack([tensor("0"), tensor("1")]),
+    );
+    let gradient = m.state("gradient", f32((2, 64, 48)));
+    m.entry("forward", |e| {
+        let x = e.input("x", bf16((&t, 256)));
+        let held = e.input("held", bf16((2, 16, 256)));
+        let (counts, offsets) = (e.input("counts", i32((2,))), e.input("offsets", i32((3,))));
+        let product = |promote| Product {
+            promote,
+            ..Product::default()
+        };
+        let f32_out = Product {
+            out: DType::F32,
+            ..product(32)
+        };
+        e.output("a", &layers::linear_as(&x, &w, f32_out));
+        e.output("b", &layers::linear(&x, &w));
+        let grouped = layers::grouped_linear_as(&x, &experts, &offsets, product(64));
+        e.output("c", &grouped.scale_rows(&e.input("weights", f32((&t,)))));
+        e.output("d", &held.quantize().masked_matmul(&experts, &counts));
+        e.output("e", &x.matmul_as(&plain, product(NO_PROMOTION)));
+        e.output("f", &x.quantize_wide(512).dequantize());
+    });
+    m.entry("backward", |e| {
+        let (x, y) = (e.input("x", bf16((64, 300))), e.input("y", bf16((48, 300))));
+        let offsets = e.input("offsets", i32((3,)));
+        let sum = gradient.add_weight_grad(&x.quantize(), &y.quantize(), &offsets);
+        e.update(&gradient, &sum);
+    });
+    let text = m.finish().expect("no mistake").to_string();
+    for line in [
+        "matmul %0, @w {out = f32, promote = 32} : f32[T, 64]",
+        "matmul %2, @w {out = bf16, promote = 128} : bf16[T, 64]",
+        "@experts, %offsets {out = bf16, promote = 64} : bf16[T, 64]",
+        "@experts, %counts {out = bf16, promote = 128} : bf16[2, 16, 64]",
+        "matmul %x, @plain {out = bf16, promote = none} : bf16[T, 32]",
+        "quantize_wide %x {group = 512} : e4m3[T, 256]/f32[1x512]",
+        "%offsets, @gradient {promote = 128} : f32[2, 64, 48]",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
     }
 }

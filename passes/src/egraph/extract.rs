@@ -8,10 +8,13 @@
 //! one class          q   = quantize(swiglu(x))    ->  q   = swiglu_quantize(x)
 //! several at once    sum = add(x, r)              ->  sum = proj0(add_rms_norm(x, r, w))
 //!                    y   = rms_norm(sum, w)       ->  y   = proj1(add_rms_norm(x, r, w))
+//! several leave      sum = proj0(add_rms_norm(..))    ->  sum = matmul_add(x, w, r)
+//!                    y   = proj1(add_rms_norm(..))    ->  y   = rms_norm(sum, w)
 //! ```
 //!
 //! The second kind exists because what several classes read pays only when they all do: a fused op when all of
-//! its results are taken from it, one cast when each of its users gives up its own. What a move changes is
+//! its results are taken from it, one cast when each of its users gives up its own. The third undoes the second where
+//! one of the results has a better way: the fused op is paid for until the last of them is gone. What a move changes is
 //! counted by references, so a move costs as much as the part of the graph that comes alive or dies. Afterwards
 //! the choice is acyclic and no more expensive than the input. It need not be the least possible: to choose the
 //! cheapest DAG is NP-hard, since sharing turns it into a set cover.
@@ -245,7 +248,58 @@ impl<'a> State<'a> {
                 return true;
             }
         }
-        self.choice[class] != Some(alt) && self.try_move(&[(class, alt)])
+        if self.choice[class] == Some(alt) {
+            return false;
+        }
+        self.try_move(&[(class, alt)])
+            || self
+                .leaving_together(class, alt)
+                .iter()
+                .any(|together| self.try_move(together))
+    }
+
+    /// For a class that is a result of a tuple, moves in which it takes `alt` and each other class leaves the tuple
+    /// as well: all of them to another tuple, or each to the cheapest node that takes nothing of this one.
+    fn leaving_together(&self, class: usize, alt: usize) -> Vec<Vec<(usize, usize)>> {
+        let from = |alt: &Alt| match alt.kind {
+            AltKind::Projection { tuple, .. } => Some(tuple),
+            AltKind::Op { .. } => None,
+        };
+        let Some(tuple) = self.chosen(class).and_then(from) else {
+            return Vec::new();
+        };
+        let readers = self.problem.classes[tuple].readers.iter();
+        let mut others: Vec<usize> = readers.map(|(reader, _)| *reader).collect();
+        others.dedup();
+        others.retain(|&reader| {
+            let reads = self.chosen(reader).and_then(from) == Some(tuple);
+            reader != class && self.refs[reader] > 0 && reads
+        });
+        let Some(first) = others.first() else {
+            return Vec::new();
+        };
+        let to = |other: usize| -> Option<Vec<(usize, usize)>> {
+            let moves = others.iter().map(|&class| {
+                let alts = &self.problem.classes[class].alts;
+                let alt = alts.iter().position(|alt| from(alt) == Some(other))?;
+                Some((class, alt))
+            });
+            moves.collect()
+        };
+        let alts = self.problem.classes[*first].alts.iter();
+        let tuples = alts.filter_map(from).filter(|other| *other != tuple);
+        let cheapest = others.iter().map(|&class| {
+            let stays = |alt: &Alt| from(alt) != Some(tuple);
+            let best = self.estimate(class, &mut Vec::new(), &mut HashMap::new(), &stays);
+            best.map(|(_, alt)| (class, alt))
+        });
+        let ways = tuples.map(to).chain([cheapest.collect()]);
+        ways.flatten()
+            .map(|mut way| {
+                way.insert(0, (class, alt));
+                way
+            })
+            .collect()
     }
 
     /// For a tuple, or a class that is not computed yet: every living class that can be computed from it, with
@@ -390,19 +444,21 @@ impl<'a> State<'a> {
     /// The node that a class comes to life with: the author's at first, later the cheapest given what is alive.
     fn best(&self, class: usize) -> Option<usize> {
         if self.moving {
-            self.estimate(class, &mut Vec::new(), &mut HashMap::new())
+            self.estimate(class, &mut Vec::new(), &mut HashMap::new(), &|_| true)
                 .map(|(_, alt)| alt)
         } else {
             self.problem.classes[class].original
         }
     }
 
-    /// Cost of bringing a dead class to life, and by which node; `None` when it would read itself or is too deep.
+    /// Cost of bringing a class to life by one of the nodes that `may` be, and by which; `None` when it would read
+    /// itself or is too deep.
     fn estimate(
         &self,
         class: usize,
         path: &mut Vec<usize>,
         known: &mut HashMap<usize, Option<(Cost, usize)>>,
+        may: &dyn Fn(&Alt) -> bool,
     ) -> Option<(Cost, usize)> {
         if let Some(known) = known.get(&class) {
             return *known;
@@ -412,7 +468,8 @@ impl<'a> State<'a> {
         }
         path.push(class);
         let mut best: Option<(Cost, usize)> = None;
-        for (at, alt) in self.problem.classes[class].alts.iter().enumerate() {
+        let alts = self.problem.classes[class].alts.iter().enumerate();
+        for (at, alt) in alts.filter(|(_, alt)| may(alt)) {
             let mut cost = match &alt.kind {
                 // The tuple's results are charged where they are taken.
                 AltKind::Op { cost, .. } => cost.total(|_| self.used[class].len() == 1),
@@ -423,7 +480,7 @@ impl<'a> State<'a> {
                 if self.refs[*operand] > 0 {
                     continue;
                 }
-                match self.estimate(*operand, path, known) {
+                match self.estimate(*operand, path, known, may) {
                     Some((operand, _)) => cost += operand,
                     None => possible = false,
                 }

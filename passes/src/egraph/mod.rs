@@ -71,7 +71,17 @@ pub fn optimize(
     target: &Target,
     options: &Options,
 ) -> Result<(Module, Report), PassError> {
-    let rules = rules::all()
+    optimize_with(rules::in_use(), module, target, options)
+}
+
+/// [`optimize`] with those of these rules that the options leave.
+fn optimize_with(
+    rules: impl Iterator<Item = &'static rules::Rule>,
+    module: &Module,
+    target: &Target,
+    options: &Options,
+) -> Result<(Module, Report), PassError> {
+    let rules = rules
         .filter(|rule| {
             options.classes.contains(&rule.class)
                 && options.without.iter().all(|name| name != rule.name)

@@ -222,10 +222,10 @@ impl Lowering<'_> {
                 node,
                 ValueId { node, result: 0 },
                 format!(
-                    "no tile fits the {} bytes of shared memory of `{}`",
+                    "no tile of the kernels fits it and the {} bytes of shared memory of `{}`",
                     self.target.smem_bytes, self.target.name
                 ),
-                "use a target with more shared memory",
+                "use a target with more shared memory, or write what follows the product as an op of its own",
             )
         })
     }

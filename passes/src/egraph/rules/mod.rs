@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::analysis::Data;
 use super::language::{EGraph, Node};
 
+mod epilogue;
 mod fusion;
 mod quantize;
 mod shapes;
@@ -42,11 +43,23 @@ pub(super) struct Rule {
     pub(super) when: fn(&mut Match<'_>) -> Option<()>,
 }
 
+/// Whether builds use the rules of [`epilogue`]: only while code generation has the kernels of their right sides.
+const EPILOGUES: bool = false;
+
 /// Every rule, set by set; each round of saturation searches for them in this order.
 pub(super) fn all() -> impl Iterator<Item = &'static Rule> {
-    [shapes::RULES, quantize::RULES, fusion::RULES]
-        .into_iter()
-        .flatten()
+    let sets = [
+        shapes::RULES,
+        quantize::RULES,
+        fusion::RULES,
+        epilogue::RULES,
+    ];
+    sets.into_iter().flatten()
+}
+
+/// The rules of [`all`] whose right sides have kernels.
+pub(super) fn in_use() -> impl Iterator<Item = &'static Rule> {
+    all().filter(|rule| EPILOGUES || !epilogue::RULES.iter().any(|r| r.name == rule.name))
 }
 
 /// Writes a rule table: `"name" Class "left" => "right", .. if condition;`

@@ -8,11 +8,11 @@ use mcc_ir::eval::{self, Rng, Step, Tensor, Values};
 use mcc_ir::graph::{SourceLoc, ValueId};
 use mcc_ir::module::Module;
 use mcc_ir::op::Op;
-use mcc_ir::types::{DType, Dim};
+use mcc_ir::types::{DType, Dim, ScaleBlock, Type};
 
 use super::rules::build;
 use super::{EPS, Side, assert_same, evaluate, module};
-use crate::egraph::{Options, Report, optimize};
+use crate::egraph::{Options, Report, optimize, optimize_with, rules};
 use crate::target::Target;
 
 /// The shape of the trained checkpoint, with fewer words.
@@ -315,6 +315,73 @@ fn a_sum_that_only_the_norm_reads_is_not_written() {
     let (_, report) = optimized(&module([side.graph]));
     assert_eq!(counts(&report, 0), "add_rms_norm 1\n");
     assert_eq!(report.entries[0].after.bytes, 3 * 8 * 256 * 2 + 256 * 2);
+}
+
+/// With the rules of products' epilogues, whether or not builds use them.
+fn with_epilogues(module: &Module) -> (Module, Report) {
+    let target = Target::load("h800").unwrap();
+    optimize_with(rules::all(), module, &target, &Options::default()).unwrap()
+}
+
+#[test]
+fn a_product_takes_the_sum_and_leaves_the_norm_its_cast() {
+    let side = build("residual", 0, |s| {
+        let shape = ["T".into(), Dim::Const(512)];
+        let x = s.input("x", Type::scaled(shape, ScaleBlock::ACTIVATION));
+        let w = s.input("w", Type::scaled([256, 512], ScaleBlock::WEIGHT));
+        let r = s.bf16("r", ["T".into(), Dim::Const(256)]);
+        let norm = s.bf16("norm", [256]);
+        let (out, promote) = (DType::BF16, 128);
+        let y = s.op(Op::Matmul { out, promote }, &[x, w]);
+        let sum = s.op(Op::Add, &[r, y]);
+        let y = s.op(Op::RmsNorm { eps: EPS }, &[sum, norm]);
+        vec![s.op(Op::Quantize, &[y]), sum]
+    });
+    let (_, report) = with_epilogues(&module([side.graph]));
+    assert_eq!(counts(&report, 0), "matmul_add 1\nrms_norm_quantize 1\n");
+    // The product's own way to memory and back is gone: operands, residual, the sum written and read, codes.
+    let (sum, product) = (8 * 256 * 2, 8 * 512 + 8 * 4 * 4 + 256 * 512 + 2 * 4 * 4);
+    assert_eq!(
+        report.entries[0].after.bytes,
+        product + sum + 2 * sum + 256 * 2 + 8 * 256 + 8 * 2 * 4
+    );
+}
+
+#[test]
+fn a_product_that_others_read_is_not_computed_twice() {
+    let side = build("shared", 0, |s| {
+        let shape = ["T".into(), Dim::Const(512)];
+        let x = s.input("x", Type::scaled(shape, ScaleBlock::ACTIVATION));
+        let w = s.input("w", Type::scaled([256, 512], ScaleBlock::WEIGHT));
+        let (out, promote) = (DType::BF16, 128);
+        let y = s.op(Op::Matmul { out, promote }, &[x, w]);
+        let q = s.op(Op::Swiglu, &[y]);
+        vec![s.op(Op::Quantize, &[q]), y]
+    });
+    let (_, report) = with_epilogues(&module([side.graph]));
+    assert_eq!(counts(&report, 0), "matmul 1\nswiglu_quantize 1\n");
+}
+
+/// Four layers, three of them routed, each with a shared expert: 4 + 3 gated products, all of them fused. The outputs
+/// of the 4 attentions and the one dense MLP go into the residual stream, and the first shared expert's product meets
+/// the routed experts' sum.
+#[test]
+fn epilogues_fuse_every_gate_and_residual_of_the_tiny_model() {
+    let original = deepseek_v3(&tiny()).unwrap();
+    let (module, report) = with_epilogues(&original);
+    for entry in &report.entries {
+        let of = |op: &str| entry.after.by_op.get(op).copied().unwrap_or(0);
+        assert_eq!(of("swiglu_quantize") + of("swiglu"), 0, "{:?}", entry.after);
+        assert_eq!(of("matmul_swiglu_quantize"), 4);
+        assert_eq!(of("grouped_matmul_swiglu_quantize"), 3);
+        assert_eq!(of("matmul_add"), 8, "{:?}", entry.after.by_op);
+    }
+    let params = parameters(&original);
+    assert_same(
+        &generate(&original, &params),
+        &generate(&module, &params),
+        "fused with epilogues",
+    );
 }
 
 /// Quantising all of a wide value to use a narrow part of it would move more bytes, so the cast stays behind

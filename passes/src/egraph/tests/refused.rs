@@ -2,7 +2,7 @@
 
 use mcc_ir::graph::ValueId;
 use mcc_ir::op::Op;
-use mcc_ir::types::{DType, Dim, Type};
+use mcc_ir::types::{DType, Dim, ScaleBlock, Type};
 
 use super::rules::{build, saturate_with};
 use super::{EPS, Side};
@@ -99,6 +99,55 @@ fn a_slice_that_cuts_a_group_keeps_its_quantize() {
         })
         .into()
     });
+}
+
+#[test]
+fn swiglu_stays_behind_products_that_no_kernel_fuses_with_it() {
+    /// BF16 operands; a gate of 64, which is no scale group.
+    fn products<const GROUPED: bool>(s: &mut Side) -> Vec<ValueId> {
+        let (out, promote) = (DType::BF16, 128);
+        let matrix = |n: u64| -> Vec<u64> {
+            if GROUPED {
+                vec![2, n, 200]
+            } else {
+                vec![n, 200]
+            }
+        };
+        let x = s.bf16("x", ["T".into(), Dim::Const(200)]);
+        let wide = s.bf16("wide", matrix(256));
+        let shape = ["T".into(), Dim::Const(200)];
+        let codes = s.input("codes", Type::scaled(shape, ScaleBlock::ACTIVATION));
+        let narrow = s.input("narrow", Type::scaled(matrix(128), ScaleBlock::WEIGHT));
+        let odd = s.input("odd", Type::scaled(matrix(384), ScaleBlock::WEIGHT));
+        let offsets = s.ints("offsets", [3u64], 1);
+        [(x, wide), (codes, narrow), (codes, odd)]
+            .map(|(x, w)| {
+                if GROUPED {
+                    s.op(Op::GroupedMatmul { out, promote }, &[x, w, offsets])
+                } else {
+                    s.op(Op::Matmul { out, promote }, &[x, w])
+                }
+            })
+            .into()
+    }
+    fn plain<const GROUPED: bool>(s: &mut Side) -> Vec<ValueId> {
+        let products = products::<GROUPED>(s).into_iter();
+        products.map(|y| s.op(Op::SwigluQuantize, &[y])).collect()
+    }
+    fn weighted<const GROUPED: bool>(s: &mut Side) -> Vec<ValueId> {
+        let weights = s.input("weights", Type::new(DType::F32, ["T"]));
+        let products = products::<GROUPED>(s).into_iter();
+        let gated = products.map(|y| {
+            let y = s.op(Op::Swiglu, &[y]);
+            let y = s.op(Op::ScaleRows, &[y, weights]);
+            s.op(Op::Quantize, &[y])
+        });
+        gated.collect()
+    }
+    refused("fuse-matmul-swiglu", plain::<false>);
+    refused("fuse-grouped-matmul-swiglu", plain::<true>);
+    refused("fuse-matmul-swiglu-scale", weighted::<false>);
+    refused("fuse-grouped-matmul-swiglu-scale", weighted::<true>);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! In: codes and scales of two matrices. Out: the FP32 accumulators that a correct kernel has before
 //! its final rounding, to the bit (`docs/model.md`, "Promoted accumulation").
 //!
-//! The sums are those of [`super::wgmma_e4m3`], eight columns at a time and in floating point, where
+//! The sums are those of [`super::wgmma_e4m3`], some columns at a time and in floating point, where
 //! every step is exact: conformance tests spend their time here. A test holds the two together.
 
 use std::ops::Range;
@@ -157,7 +157,7 @@ pub fn gemm_row_scaled(g: &RowScaledGemm<'_>) -> Result<Vec<f32>, NumericsError>
 }
 
 /// Columns that are summed side by side.
-const LANES: usize = 8;
+const LANES: usize = 16;
 /// Adding it to a number below 2^22 and taking it away again rounds to an integer, ties to even.
 const TO_INTEGER: f32 = 12_582_912.0;
 /// Less than a half by so little that a number of eight significant bits, less this, rounds to its
@@ -200,13 +200,33 @@ fn code_table() -> [(f32, i16); 256] {
     })
 }
 
-/// `acc = fma(scale(row, col, k), p, acc)` over intervals of K, a multiple of 32 each; `[m, n]`.
+/// [`product_by`] with the vector instructions of this processor. They give the same bits: nothing here is a
+/// floating-point sum whose order a compiler may choose.
 fn product(
     a: &[u8],
     b: &[u8],
     k: usize,
     interval: usize,
     scale: impl Fn(usize, usize, usize) -> f32,
+) -> Vec<f32> {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(simd) = pulp::x86::V3::try_new() {
+        return simd.vectorize(
+            #[inline(always)]
+            || product_by(a, b, k, interval, &scale),
+        );
+    }
+    product_by(a, b, k, interval, &scale)
+}
+
+/// `acc = fma(scale(row, col, k), p, acc)` over intervals of K, a multiple of 32 each; `[m, n]`.
+#[inline(always)]
+fn product_by(
+    a: &[u8],
+    b: &[u8],
+    k: usize,
+    interval: usize,
+    scale: &impl Fn(usize, usize, usize) -> f32,
 ) -> Vec<f32> {
     let rows = |codes: &[u8]| codes.len().checked_div(k).unwrap_or(0);
     let (m, n) = (rows(a), rows(b));
@@ -222,9 +242,10 @@ fn product(
         for start in (0..k).step_by(interval) {
             let blocks = start / WGMMA_K..(start + interval).min(k).div_ceil(WGMMA_K);
             for (row, a) in a.iter().enumerate() {
-                let p = blocks
-                    .clone()
-                    .fold([0f32; LANES], |p, block| sums(a, &columns, block, p));
+                let mut p = [0f32; LANES];
+                for block in blocks.clone() {
+                    p = sums(a, &columns, block, p);
+                }
                 let live = &mut out[row * n + first..row * n + n.min(first + LANES)];
                 for (lane, acc) in live.iter_mut().enumerate() {
                     *acc = scale(row, first + lane, start).mul_add(p[lane], *acc);
@@ -238,7 +259,7 @@ fn product(
 /// [`super::wgmma_e4m3`] of a row and [`LANES`] columns over one 32 of K.
 ///
 /// `c` is what such sums gave before: zero, NaN, or a normal number with a mantissa of 13 bits.
-#[inline]
+#[inline(always)]
 fn sums(a: &Parts<1>, b: &Parts<LANES>, block: usize, c: [f32; LANES]) -> [f32; LANES] {
     let at = block * WGMMA_K..(block + 1) * WGMMA_K;
     let (a_v, a_e) = (&a.value[at.clone()], &a.exponent[at.clone()]);
@@ -271,8 +292,15 @@ fn sums(a: &Parts<1>, b: &Parts<LANES>, block: usize, c: [f32; LANES]) -> [f32; 
     }
     let mut out = [0f32; LANES];
     for lane in 0..LANES {
-        // The accumulator has more bits than a product, and is converted instead.
-        let total = sum[lane] + (c[lane] * to_units[lane]) as i32 as f32;
+        // The accumulator has more bits than a product: rounded to nearest, and back by one if that was up.
+        let term = c[lane] * to_units[lane];
+        let near = term + TO_INTEGER - TO_INTEGER;
+        let up = if near.abs() > term.abs() {
+            1f32.copysign(term)
+        } else {
+            0.0
+        };
+        let total = sum[lane] + (near - up);
         // A zero sum is positive, whatever the signs of its terms.
         let cut = f32::from_bits(total.to_bits() & !((1 << (23 - ALIGN_BITS)) - 1)) + 0.0;
         let nan = c[lane].is_nan() | a.nan[block][0] | b.nan[block][lane];

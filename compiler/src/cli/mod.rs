@@ -5,6 +5,7 @@ mod build;
 mod compile;
 mod doctor;
 mod eval;
+mod explain;
 mod gemm;
 mod inspect;
 mod model;
@@ -31,6 +32,8 @@ enum Command {
     Run(run::Args),
     /// Measures how well a model predicts a text.
     Eval(eval::Args),
+    /// Shows why the compiler chooses a kernel's tiles as it does.
+    Explain(explain::Args),
     /// Shows what is in a bundle.
     Inspect(inspect::Args),
     /// Times every launch of a bundle on a GPU, or predicts the times where there is none.
@@ -52,6 +55,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Build(args) => build::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -14,7 +14,7 @@
 
 use std::time::{Duration, Instant};
 
-use mcc_bundle::{DType, Entry};
+use mcc_bundle::{DType, DimValues, Entry};
 
 use super::cases::Case;
 use super::machine::median;
@@ -85,7 +85,7 @@ pub(super) fn ready<'m>(
             what: "an extent has no value".to_owned(),
         }
     })?;
-    spread_groups(entry, &model.manifest.kernels, &mut inputs);
+    spread_groups(entry, &model.manifest.kernels, dims, &mut inputs);
     let inputs: Vec<(&str, &[u8])> = inputs
         .iter()
         .map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
@@ -126,32 +126,51 @@ pub(super) fn ready<'m>(
 }
 
 /// Groups of equal size, as published figures of grouped products have them.
-fn spread_groups(entry: &Entry, kernels: &[mcc_bundle::Kernel], inputs: &mut [(String, Vec<u8>)]) {
+fn spread_groups(
+    entry: &Entry,
+    kernels: &[mcc_bundle::Kernel],
+    dims: &DimValues,
+    inputs: &mut [(String, Vec<u8>)],
+) {
     for port in &entry.inputs {
-        let is_offsets = |step: &mcc_bundle::Step| {
-            let operands = &kernels[step.kernel.0 as usize].operands;
-            let mut both = operands.iter().zip(&step.operands);
-            both.any(|(operand, view)| {
-                operand.name == "offsets" && !operand.written && view.buffer == port.buffer
+        // The views of a step whose kernel takes this port by that name, with their operands.
+        let taken_as = |wanted: &str| {
+            entry.steps.iter().find_map(|step| {
+                let operands = &kernels[step.kernel.0 as usize].operands;
+                let views: Vec<_> = operands.iter().zip(&step.operands).collect();
+                let takes = views.iter().any(|(operand, view)| {
+                    operand.name == wanted && !operand.written && view.buffer == port.buffer
+                });
+                takes.then_some(views)
             })
         };
-        if port.ty.dtype != DType::I32 || !entry.steps.iter().any(is_offsets) {
+        if port.ty.dtype != DType::I32 {
             continue;
         }
         let Some((_, bytes)) = inputs.iter_mut().find(|(name, _)| *name == port.name) else {
             continue;
         };
-        // The last offset is the number of rows.
-        let Some(rows) = bytes
-            .last_chunk::<4>()
-            .map(|last| i32::from_le_bytes(*last))
-        else {
-            continue;
-        };
-        let groups = (bytes.len() / 4).saturating_sub(1).max(1) as i64;
-        for (group, offset) in bytes.chunks_exact_mut(4).enumerate() {
-            let row = i64::from(rows) * group as i64 / groups;
-            offset.copy_from_slice(&(row as i32).to_le_bytes());
+        if let Some(views) = taken_as("counts") {
+            // All that the groups can hold: their capacity is the second axis of the rows.
+            let rows = views.iter().find(|(operand, _)| operand.name == "a");
+            let capacity = rows.and_then(|(_, view)| view.shape.get(1)?.resolve(dims));
+            let count = i32::try_from(capacity.unwrap_or(0)).unwrap_or(i32::MAX);
+            for bytes in bytes.chunks_exact_mut(4) {
+                bytes.copy_from_slice(&count.to_le_bytes());
+            }
+        } else if taken_as("offsets").is_some() {
+            // The last offset is the number of rows.
+            let Some(rows) = bytes
+                .last_chunk::<4>()
+                .map(|last| i32::from_le_bytes(*last))
+            else {
+                continue;
+            };
+            let groups = (bytes.len() / 4).saturating_sub(1).max(1) as i64;
+            for (group, offset) in bytes.chunks_exact_mut(4).enumerate() {
+                let row = i64::from(rows) * group as i64 / groups;
+                offset.copy_from_slice(&(row as i32).to_le_bytes());
+            }
         }
     }
 }

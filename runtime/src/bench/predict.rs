@@ -201,18 +201,35 @@ impl LaunchFacts {
     }
 }
 
-/// Tiles of a product and the operations of one, padding included; `None` for other kernels. Rows of a grouped
-/// product count as spread evenly.
+/// Tiles of a product and the operations of one, padding included; `None` for other kernels. Rows, or depth, of a
+/// grouped product count as spread evenly.
 fn tiles(kernel: &Kernel, unit: Unit, extents: &[Vec<u64>]) -> Option<(u64, f64)> {
-    let number = |name: &str| kernel.config.get(name)?.as_u64().filter(|n| *n > 0);
-    let (tile_m, tile_n) = (number("tile_m")?, number("tile_n")?);
-    let (n, k) = (number("n")?, number("k")?);
-    let rows = *extents.first()?.first()?;
-    let busy_groups = number("groups").unwrap_or(1).min(rows).max(1);
-    let row_tiles = busy_groups * rows.div_ceil(busy_groups).div_ceil(tile_m);
+    let number = |value: &serde_json::Value, name: &str| {
+        value.get(name)?.as_u64().filter(|number| *number > 0)
+    };
+    let config = &kernel.config;
+    let tile = config.get("tile")?;
+    let (tile_m, tile_n) = (number(tile, "m")?, number(tile, "n")?);
+    let form = config.get("form")?;
+    let of_form = |kind: &str, count: &str| number(form.get(kind)?, count);
+    let a = extents.first()?;
+    let rows = *a.first()?;
+    let mut k = number(config, "k").unwrap_or(1);
+    let row_tiles = if let Some(groups) = of_form("grouped", "groups") {
+        let busy = groups.min(rows).max(1);
+        busy * rows.div_ceil(busy).div_ceil(tile_m)
+    } else if form.get("masked").is_some() {
+        // Rows of each group follow the groups.
+        rows * a.get(1)?.div_ceil(tile_m)
+    } else if let Some(groups) = of_form("k_grouped", "groups") {
+        k = a.get(1)?.div_ceil(groups);
+        groups * rows.div_ceil(tile_m)
+    } else {
+        of_form("batched", "heads").unwrap_or(1) * rows.div_ceil(tile_m)
+    };
     // K goes in steps of a 128-byte swizzle span.
     let step = if unit == Unit::Fp8 { 128 } else { 64 };
-    let tiles = row_tiles * n.div_ceil(tile_n) * number("batch").unwrap_or(1);
+    let tiles = row_tiles * number(config, "n")?.div_ceil(tile_n);
     let depth = k.next_multiple_of(step);
     Some((tiles, 2.0 * (tile_m * tile_n) as f64 * depth as f64))
 }
@@ -301,7 +318,15 @@ mod tests {
     }
 
     fn product(groups: Option<u64>) -> Kernel {
-        let config = json!({"tile_m": 128, "tile_n": 128, "n": 7168, "k": 16384, "groups": groups, "batch": null});
+        let form = groups.map_or(
+            json!("dense"),
+            |groups| json!({"grouped": {"groups": groups}}),
+        );
+        of_form(form)
+    }
+
+    fn of_form(form: Value) -> Kernel {
+        let config = json!({"tile": {"m": 128, "n": 128}, "n": 7168, "k": 16384, "form": form});
         kernel(config, 384, 200_000, 168)
     }
 
@@ -329,6 +354,27 @@ mod tests {
         let facts = facts(130, 100, Unit::Fp8, 1, 1);
         let found = facts.predict(&product(Some(4)), &HARDWARE, SMS, false, None);
         close(found, 2e-6 + 3.0 * 536_870_912.0 / 8e12, Bound::Tensor);
+    }
+
+    #[test]
+    fn masked_and_k_grouped_products_count_each_group() {
+        let of = |form: Value, a: [u64; 2]| {
+            let facts = LaunchFacts {
+                extents: vec![a.to_vec()],
+                ..facts(1, 100, Unit::Fp8, 1, 1)
+            };
+            facts.predict(&of_form(form), &HARDWARE, SMS, false, None)
+        };
+        // 4 groups of up to 130 rows: two row tiles each, 8 * 56 = 448 tiles, 5 rounds.
+        let found = of(json!({"masked": {"groups": 4}}), [4, 130]);
+        close(found, 2e-6 + 5.0 * 536_870_912.0 / 8e12, Bound::Tensor);
+        // 130 rows in each of 4 groups, which share a depth of 4 * 512.
+        let found = of(json!({"k_grouped": {"groups": 4}}), [130, 2048]);
+        close(
+            found,
+            2e-6 + 5.0 * 536_870_912.0 / 32.0 / 8e12,
+            Bound::Tensor,
+        );
     }
 
     #[test]

@@ -127,8 +127,13 @@ fn integers(
         let width = width.max(1);
         return ints(&|n| (random.bits(n / width) + n % width) % experts);
     }
-    if let Some(rows) = bound(uses, "offsets", &["a"]) {
+    if let Some(rows) = offset_end(uses) {
         return offsets(elements, rows, random);
+    }
+    // The first rows of each expert; their capacity is an axis of the operand beside it.
+    let capacity = uses.iter().filter(|used| used.name == "counts");
+    if let Some(rows) = capacity.filter_map(|used| used.extent(&["a"], 1)).min() {
+        return ints(&|n| random.bits(n) % (rows + 1));
     }
     if let Some(rows) = bound(uses, "slots", &["y"]) {
         // Each row of the experts' results belongs to one token: the last of a shuffled deck.
@@ -139,6 +144,21 @@ fn integers(
         return ints(&|n| deck[n as usize] % rows.max(1));
     }
     ints(&|_| 0)
+}
+
+/// What groups divide: rows of `a`, or where both factors are matrices the depth that they share.
+fn offset_end(uses: &[Use<'_>]) -> Option<u64> {
+    let of = |used: &Use<'_>| {
+        let axis = match used.extent(&["b"], 2) {
+            Some(_) => 0,
+            None => usize::from(used.extent(&["b"], 1).is_some()),
+        };
+        used.extent(&["a"], axis)
+    };
+    uses.iter()
+        .filter(|used| used.name == "offsets")
+        .filter_map(of)
+        .min()
 }
 
 /// Where each group's rows begin, from 0 to `rows`: uneven groups, some of them empty.

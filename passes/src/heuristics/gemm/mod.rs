@@ -27,6 +27,7 @@ use mcc_ir::types::DType;
 use serde::Serialize;
 
 pub use self::model::{Bound, Estimate, Params, Spread, estimate};
+pub use self::table::how;
 pub use self::tuning::{Database, Entry, Key, TuningError};
 use crate::target::Target;
 

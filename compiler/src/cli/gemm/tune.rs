@@ -30,13 +30,13 @@ pub struct Args {
     #[arg(long, default_value_t = 8)]
     candidates: usize,
     /// The bundle to write, for `mccrt bench BUNDLE --device cuda --json`.
-    #[arg(long, required_unless_present = "read")]
-    out: Option<PathBuf>,
+    #[arg(short, long, required_unless_present = "read")]
+    output: Option<PathBuf>,
     /// Packs PTX only.
     #[arg(long)]
     no_cubin: bool,
     /// What that measured.
-    #[arg(long, conflicts_with = "out", requires = "write")]
+    #[arg(long, conflicts_with = "output", requires = "write")]
     read: Option<PathBuf>,
     /// The database to write: its entries of other problems stay.
     #[arg(long, requires = "read")]
@@ -67,11 +67,11 @@ pub fn run(args: &Args) -> Result<(), Error> {
             args.only
         )));
     }
-    match (&args.out, &args.read, &args.write) {
+    match (&args.output, &args.read, &args.write) {
         (Some(out), _, _) => write_bundle(args, &named, &target, out),
         (None, Some(read), Some(write)) => read_report(args, &named, &target, read, write),
         _ => Err(Error::Usage(
-            "--out writes the bundle to measure, --read with --write takes what was measured"
+            "--output writes the bundle to measure, --read with --write takes what was measured"
                 .to_owned(),
         )),
     }

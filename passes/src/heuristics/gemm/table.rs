@@ -91,6 +91,11 @@ impl GemmChoice {
             self.target,
             self.clock_hz / 1_000_000
         );
+        if self.candidates.is_empty() {
+            text.push_str(&self.reason());
+            text.push('\n');
+            return text;
+        }
         text.push_str(
             "                              ── cycles of a K block ──────────  of a tile      in all\n",
         );
@@ -202,12 +207,17 @@ impl GemmChoice {
         let idle = |e: &Estimate| computed(e) / e.busy_sms.max(1) as f64;
         let pace = |e: &Estimate| e.sm as f64 / idle(e).max(1.0);
         let ratio = |of: &dyn Fn(&Estimate) -> f64| of(second) / of(first).max(1e-9);
+        let waits_for_memory = |e: &Estimate| e.hbm > e.sm;
+        if waits_for_memory(first) && waits_for_memory(second) && second.hbm <= first.hbm {
+            return "device memory takes as long, and more of the rest shows beside it".to_owned();
+        }
         let reasons = [
             (
                 ratio(&idle),
                 format!(
-                    "in {} against {} waves its busiest SM computes more of the product",
-                    second.waves, first.waves
+                    "its busiest SM computes more of the product ({} against {} elements in whole tiles)",
+                    idle(second),
+                    idle(first)
                 ),
             ),
             (

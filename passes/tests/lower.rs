@@ -554,6 +554,22 @@ fn products_that_no_kernel_computes_say_what_is_there_instead() {
     }
 }
 
+#[test]
+fn an_input_with_an_open_inner_extent_is_named() {
+    let error = refused(
+        "mir 1\nmodel \"tokens\"\ndim T: 1..=64\nstate @gradient: f32[4, 64, 64]\n\
+         entry @backward(grown: bf16[64, 128*T], offsets: i32[5]) {\n\
+         %0 = quantize %grown : e4m3[64, 128*T]/f32[1x128]\n\
+         %1 = weight_grad %0, %0, %offsets, @gradient {promote = 128} : f32[4, 64, 64]\n\
+         update @gradient = %1\nreturn\n}\n",
+    );
+    assert!(
+        error.contains("only its outermost extent may be open")
+            && error.contains("bf16[64, 128*T]"),
+        "{error}"
+    );
+}
+
 // Programs that a person edited.
 
 #[test]

@@ -25,6 +25,14 @@ impl Lowering<'_> {
                     "pass BF16 and quantize",
                 ));
             }
+            if ty.shape.iter().skip(1).any(|dim| dim.as_const().is_none()) {
+                return Err(self.unsupported(
+                    value.node,
+                    value,
+                    "an entry input lies row behind row without gaps, so only its outermost extent may be open",
+                    "use a constant dim for the others",
+                ));
+            }
             let view = self.pool.port(&self.graph.name, name, ty, Storage::Input)?;
             ports.push(Port {
                 name: name.to_string(),

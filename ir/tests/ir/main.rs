@@ -4,6 +4,7 @@ mod docs;
 mod fuzz;
 mod graph;
 mod infer;
+mod products;
 mod sample;
 mod table;
 mod text;

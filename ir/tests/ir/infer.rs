@@ -1,6 +1,6 @@
 //! Inference: what each rule refuses, and the words in which it does.
 
-use mcc_ir::{DType, Dim, F32, Op, Type};
+use mcc_ir::{Dim, F32, Op, Type};
 
 fn types(texts: &[&str]) -> Vec<Type> {
     texts

@@ -189,3 +189,34 @@ fn float_fill(dtype: DType, uses: &[Use<'_>]) -> Fill {
         Fill::Normal(dtype, 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(name: &'static str, elements: u64, beside: &[(&'static str, &[u64])]) -> Vec<i32> {
+        let beside = beside.iter().map(|(name, e)| (*name, e.to_vec())).collect();
+        let uses = [Use { name, beside }];
+        integers(&uses, elements, elements, SplitMix64::new(7)).collect()
+    }
+
+    #[test]
+    fn offsets_divide_rows_or_where_both_factors_are_matrices_the_depth() {
+        let grouped = drawn("offsets", 5, &[("a", &[300, 512]), ("b", &[4, 64, 512])]);
+        assert!(grouped.is_sorted(), "{grouped:?}");
+        assert_eq!((grouped[0], grouped[4]), (0, 300));
+        let gradient = drawn("offsets", 5, &[("a", &[300, 512]), ("b", &[64, 512])]);
+        assert_eq!((gradient[0], gradient[4]), (0, 512));
+    }
+
+    #[test]
+    fn counts_stay_within_the_room_of_a_group() {
+        let counts = drawn(
+            "counts",
+            64,
+            &[("a", &[64, 20, 512]), ("b", &[64, 64, 512])],
+        );
+        assert!(counts.iter().all(|c| (0..=20).contains(c)), "{counts:?}");
+        assert!(counts.iter().any(|c| *c > 0), "{counts:?}");
+    }
+}

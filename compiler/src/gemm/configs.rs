@@ -11,14 +11,15 @@ use mcc_ir::kernel::{
 };
 use mcc_ir::program::Kernel;
 use mcc_ir::types::DType;
+use mcc_passes::heuristics::gemm::{GemmProblem, candidates};
 
 use crate::error::Error;
 use crate::import::LimitOptions;
 use crate::source::{self, Source};
 use crate::stages::{self, BuildOptions, Emit};
 
-/// Shared memory that one block may use on Hopper, less what barriers take.
-const SMEM: u32 = 232_448 - 1024;
+/// Shared memory that one block may use on Hopper.
+const SMEM: u64 = 232_448;
 
 /// What the tools read when no source is named: the checkout's models, and the published one.
 ///
@@ -101,10 +102,31 @@ const fn is_gemm(config: &KernelConfig) -> bool {
     matches!(config, KernelConfig::GemmFp8(_) | KernelConfig::GemmBf16(_))
 }
 
-/// A tile with as many stages as fit, at most eight.
-fn tile(m: u32, n: u32, staging_bytes: u32) -> GemmTile {
-    let stage = m * 128 + (n * 128).next_multiple_of(1024) + (m * 4).next_multiple_of(128) + n * 4;
-    GemmTile::new(m, n, ((SMEM - staging_bytes) / stage).min(8))
+/// The same with as many stages as fit, at most eight.
+fn ringed(config: GemmFp8) -> GemmFp8 {
+    let problem = GemmProblem {
+        epilogue: config.epilogue,
+        promote: config.promote,
+        ..GemmProblem::new(
+            DType::E4M3,
+            config.out,
+            config.form,
+            4096,
+            config.n.into(),
+            config.k.into(),
+        )
+    };
+    let tile = with_stages(&problem, config.tile);
+    GemmFp8 { tile, ..config }
+}
+
+fn with_stages(problem: &GemmProblem, tile: GemmTile) -> GemmTile {
+    let room = SMEM.saturating_sub(candidates::fixed_bytes(problem, tile));
+    let stages = room / candidates::stage_bytes(problem, tile).max(1);
+    GemmTile {
+        stages: u32::try_from(stages.clamp(1, 8)).unwrap_or(1),
+        ..tile
+    }
 }
 
 /// The FP8 product that the others are variants of.
@@ -116,7 +138,7 @@ fn fp8(m: u32, n: u32) -> GemmFp8 {
         epilogue: Epilogue::Store,
         out: DType::BF16,
         promote: 128,
-        tile: tile(m, n, m * n * 2),
+        tile: GemmTile::new(m, n, 1),
     }
 }
 
@@ -140,14 +162,19 @@ fn shared(m: u32, n: u32, share: Share) -> GemmFp8 {
     }
 }
 
-fn bf16(m: u32, n: u32, form: GemmForm) -> GemmBf16 {
+fn bf16(m: u32, n: u32, form: GemmForm, epilogue: Epilogue, out: DType) -> GemmBf16 {
+    let (columns, k) = (4096, 7168);
+    let problem = GemmProblem {
+        epilogue,
+        ..GemmProblem::new(DType::BF16, out, form, 4096, columns.into(), k.into())
+    };
     GemmBf16 {
-        n: 4096,
-        k: 7168,
+        n: columns,
+        k,
         form,
-        epilogue: Epilogue::Store,
-        out: DType::BF16,
-        tile: tile(m, n, m * n * 2),
+        epilogue,
+        out,
+        tile: with_stages(&problem, GemmTile::new(m, n, 1)),
     }
 }
 
@@ -173,7 +200,7 @@ pub fn one_of_each() -> Vec<Kernel> {
         shared(128, 128, Share::B),
         shared(256, 128, Share::A),
     ]);
-    fp8s.extend([(8, 64), (16, 128), (64, 128), (128, 128)].map(|(m, n)| swapped(m, n, 1)));
+    fp8s.extend([(8, 64), (16, 128), (32, 64)].map(|(m, n)| swapped(m, n, 1)));
     fp8s.extend([2, 4, 8].map(|split| swapped(16, 64, split)));
     fp8s.extend(
         [
@@ -193,7 +220,6 @@ pub fn one_of_each() -> Vec<Kernel> {
         form: GemmForm::KGrouped { groups: 8 },
         epilogue: Epilogue::Accumulate,
         out: DType::F32,
-        tile: tile(128, 128, 128 * 128 * 4),
         ..fp8(128, 128)
     });
     fp8s.push(GemmFp8 {
@@ -202,7 +228,6 @@ pub fn one_of_each() -> Vec<Kernel> {
     });
     fp8s.push(GemmFp8 {
         out: DType::F32,
-        tile: tile(128, 128, 128 * 128 * 4),
         ..fp8(128, 128)
     });
     for (m, form, weighted) in [
@@ -215,7 +240,6 @@ pub fn one_of_each() -> Vec<Kernel> {
             form,
             epilogue: Epilogue::SwigluQuantize { weighted },
             out: DType::E4M3,
-            tile: tile(m, 256, m * 128),
             ..fp8(m, 256)
         });
     }
@@ -223,22 +247,16 @@ pub fn one_of_each() -> Vec<Kernel> {
         promote,
         ..fp8(128, 128)
     }));
+    let store = |m, n, form| bf16(m, n, form, Epilogue::Store, DType::BF16);
     let bf16s = [
-        bf16(64, 64, GemmForm::Dense),
-        bf16(128, 128, GemmForm::Dense),
-        bf16(128, 128, GemmForm::Grouped { groups: 8 }),
-        bf16(128, 128, GemmForm::Batched { heads: 128 }),
-        GemmBf16 {
-            out: DType::F32,
-            tile: tile(128, 128, 128 * 128 * 4),
-            ..bf16(128, 128, GemmForm::Dense)
-        },
-        GemmBf16 {
-            epilogue: Epilogue::Add,
-            ..bf16(128, 128, GemmForm::Dense)
-        },
+        store(64, 64, GemmForm::Dense),
+        store(128, 128, GemmForm::Dense),
+        store(128, 128, GemmForm::Grouped { groups: 8 }),
+        store(128, 128, GemmForm::Batched { heads: 128 }),
+        bf16(128, 128, GemmForm::Dense, Epilogue::Store, DType::F32),
+        bf16(128, 128, GemmForm::Dense, Epilogue::Add, DType::BF16),
     ];
-    let fp8s = fp8s.into_iter().map(KernelConfig::GemmFp8);
+    let fp8s = fp8s.into_iter().map(ringed).map(KernelConfig::GemmFp8);
     fp8s.chain(bf16s.into_iter().map(KernelConfig::GemmBf16))
         .map(|config| Kernel {
             name: config.name(),

@@ -1,7 +1,7 @@
 //! What the loops of a kernel execute, read from nvdisasm's text.
 //!
-//! In: the text of `nvdisasm -c` (with or without `-hex`) of one kernel. Out: its loops, each with the instructions
-//! of a usual turn. Holds: everything that can run when no wait fails is counted; nothing else is.
+//! In: the text of `nvdisasm -c` (with or without `-hex`) of one kernel. Out: its loops, each with all instructions that
+//! a turn may execute, and those of its shortest turn. Holds: what can only run when a wait fails is in neither.
 //!
 //! What is usual: a wait for a barrier is a try (`SYNCS.PHASECHK…TRYWAIT P`, CUDA Binary Utilities, Hopper
 //! instruction set) whose predicate says whether the phase is over, and a branch on that predicate. The side for a
@@ -107,8 +107,18 @@ impl Instruction {
 /// Instructions of one turn of a loop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loop {
-    /// In the order of their addresses.
+    /// All of its body, in the order of their addresses.
     pub instructions: Vec<Instruction>,
+}
+
+/// A loop, counted in two ways.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// Every side of every branch.
+    pub all: Loop,
+    /// Of the turns with the most tensor instructions one with the fewest others: what a turn takes when nothing
+    /// special happens in it.
+    pub shortest: Loop,
 }
 
 impl Loop {
@@ -191,30 +201,39 @@ impl Listing {
 
     /// The innermost loops that execute an instruction of such an opcode.
     #[must_use]
-    pub fn innermost_loops(&self, prefix: &str) -> Vec<Loop> {
+    pub fn innermost_loops(&self, prefix: &str) -> Vec<Turns> {
         let flow = Flow::new(self);
-        let with: Vec<BTreeSet<usize>> = flow
+        let with: Vec<Natural> = flow
             .loops()
             .into_iter()
-            .filter(|body| {
-                let mut all = body.iter().flat_map(|b| flow.blocks[*b].clone());
+            .filter(|natural| {
+                let mut all = natural.body.iter().flat_map(|b| flow.blocks[*b].clone());
                 all.any(|i| self.instructions[i].opcode.starts_with(prefix))
             })
             .collect();
-        with.iter()
-            .filter(|body| {
-                !with
-                    .iter()
-                    .any(|other| other.len() < body.len() && other.is_subset(body))
-            })
-            .map(|body| Loop {
-                instructions: body
-                    .iter()
-                    .flat_map(|b| flow.blocks[*b].clone())
-                    .map(|i| self.instructions[i].clone())
-                    .collect(),
+        let innermost = with.iter().filter(|natural| {
+            let inside = |other: &&Natural| {
+                other.body.len() < natural.body.len() && other.body.is_subset(&natural.body)
+            };
+            !with.iter().any(|other| inside(&other))
+        });
+        innermost
+            .map(|natural| {
+                let shortest = flow
+                    .shortest_turn(natural, |at| self.instructions[at].class() == Class::Tensor);
+                let body = natural.body.iter().copied();
+                Turns {
+                    all: self.of(body.flat_map(|b| flow.blocks[b].clone())),
+                    shortest: self.of(shortest.into_iter().flat_map(|b| flow.blocks[b].clone())),
+                }
             })
             .collect()
+    }
+
+    fn of(&self, at: impl Iterator<Item = usize>) -> Loop {
+        Loop {
+            instructions: at.map(|i| self.instructions[i].clone()).collect(),
+        }
     }
 
     /// Where control usually goes from `at`.
@@ -368,7 +387,7 @@ impl Flow {
     }
 
     /// Natural loops; those with the same head are one.
-    fn loops(&self) -> Vec<BTreeSet<usize>> {
+    fn loops(&self) -> Vec<Natural> {
         let mut before = vec![Vec::new(); self.blocks.len()];
         let mut latches: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (from, dominators) in self.dominators.iter().enumerate() {
@@ -391,8 +410,55 @@ impl Flow {
                         open.extend(&before[block]);
                     }
                 }
-                body
+                Natural { head, body }
             })
             .collect()
     }
+
+    /// Blocks of the way round that has the most tensor instructions, and of these the fewest others (Bellman and
+    /// Ford's relaxation: an inner loop has no tensor instruction and never makes a way better).
+    fn shortest_turn(&self, natural: &Natural, is_tensor: impl Fn(usize) -> bool) -> Vec<usize> {
+        let cost = |block: usize| {
+            let tensor = self.blocks[block].clone().filter(|at| is_tensor(*at));
+            (-(tensor.count() as i64), self.blocks[block].len() as i64)
+        };
+        let mut best: BTreeMap<usize, ((i64, i64), usize)> = BTreeMap::new();
+        best.insert(natural.head, (cost(natural.head), natural.head));
+        for _ in 0..natural.body.len() {
+            for &from in &natural.body {
+                let Some(&((tensor, others), _)) = best.get(&from) else {
+                    continue;
+                };
+                for &to in &self.next[from] {
+                    if to == natural.head || !natural.body.contains(&to) {
+                        continue;
+                    }
+                    let (more_tensor, more_others) = cost(to);
+                    let new = (tensor + more_tensor, others + more_others);
+                    if best.get(&to).is_none_or(|(old, _)| new < *old) {
+                        best.insert(to, (new, from));
+                    }
+                }
+            }
+        }
+        let ends = natural.body.iter().copied();
+        let latches = ends.filter(|b| self.next[*b].contains(&natural.head));
+        let reached = latches.filter(|b| best.contains_key(b));
+        let Some(mut at) = reached.min_by_key(|b| best.get(b).map(|(cost, _)| *cost)) else {
+            return Vec::new();
+        };
+        let mut way = vec![at];
+        while let Some((_, from)) = best.get(&at).filter(|(_, from)| *from != at) {
+            at = *from;
+            way.push(at);
+        }
+        way.reverse();
+        way
+    }
+}
+
+/// A loop of blocks.
+struct Natural {
+    head: usize,
+    body: BTreeSet<usize>,
 }

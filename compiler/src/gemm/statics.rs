@@ -6,10 +6,12 @@
 //! The bar is DeepGEMM's own kernel for the block-scaled product (1D2D, tile 128x128x128, two math warpgroups, 6
 //! stages, N = 4096, K = 7168) as nvcc 13.5 compiles it: see [`BASELINE`]. Others of the bar are for one wave, that is
 //! for the accumulators of one `wgmma`; a warpgroup with two waves does the work of two. 128 elements of BF16 are two
-//! stages of 128 bytes, and twice as many others are allowed.
+//! stages of 128 bytes, and twice as many others are allowed; a promotion interval below 128 may take two more for each
+//! further promotion, which open and close a product, and a weight gradient a product of scales for each sum and
+//! a load for four of them, since its columns have scales of their own.
 
 use mcc_codegen::{Codegen, KernelCode};
-use mcc_ir::kernel::{GemmTile, KernelConfig, NO_PROMOTION};
+use mcc_ir::kernel::{GemmForm, GemmTile, KernelConfig, NO_PROMOTION};
 use mcc_ir::program::Kernel;
 use serde::Serialize;
 
@@ -163,6 +165,8 @@ struct Shape {
     wgmma_k: u32,
     /// Promotions per 128 elements of K, of an FP8 product.
     promotions: Option<u32>,
+    /// A block of K may be cut by the end of a group, and takes a longer way then.
+    cut: bool,
 }
 
 impl Shape {
@@ -177,12 +181,14 @@ impl Shape {
                     NO_PROMOTION => 1,
                     p => 128_u32.div_ceil(p),
                 }),
+                cut: matches!(c.form, GemmForm::KGrouped { .. }),
             }),
             KernelConfig::GemmBf16(c) => Some(Self {
                 tile: c.tile,
                 consumers,
                 wgmma_k: 16,
                 promotions: None,
+                cut: matches!(c.form, GemmForm::KGrouped { .. }),
             }),
             _ => None,
         }
@@ -203,7 +209,15 @@ impl Shape {
             all.push(format!("{:.1} FFMA a K block, {ffma} is enough", main.ffma));
         }
         let stages = if self.promotions.is_some() { 1.0 } else { 2.0 };
-        let others = BASELINE.others * main.waves.max(1.0) * stages;
+        // Each further promotion opens and closes a product.
+        let further = 2.0 * f64::from(self.promotions.unwrap_or(1) - 1);
+        // A weight gradient has scales for columns, too: a product of scales for each sum, a load for four of them.
+        let scales = if self.cut && self.promotions.is_some() {
+            elements * 1.25
+        } else {
+            0.0
+        };
+        let others = (BASELINE.others * stages + further) * main.waves.max(1.0) + scales;
         if main.others >= others {
             all.push(format!(
                 "{:.1} other instructions a K block, the bar is below {others:.1}",
@@ -217,9 +231,10 @@ impl Shape {
 /// The consumers' innermost loop, the one with the most other instructions where there are several.
 fn main_loop(listing: &Listing, shape: Shape) -> Option<(PerBlock, Loop)> {
     let loops = ["QGMMA", "HGMMA"].map(|o| listing.innermost_loops(o));
-    let counted = loops.into_iter().flatten().filter_map(|body| {
+    let counted = loops.into_iter().flatten().filter_map(|turns| {
+        let body = if shape.cut { turns.shortest } else { turns.all };
         // A loop that converts and stores results is the loop over tiles.
-        let stores = ["ST", "F2F", "UTMAST", "UTMARED", "RED"];
+        let stores = ["STG", "STSM", "F2F", "UTMAST", "UTMARED", "RED"];
         let unrolled = stores.iter().any(|o| body.opcodes(o) > 0);
         let body = if unrolled { body.main_part() } else { body };
         let n = columns(&body)?;
@@ -261,7 +276,8 @@ fn columns(body: &Loop) -> Option<u32> {
 fn producer(listing: &Listing) -> Option<f64> {
     let loops = listing.innermost_loops("UTMALDG").into_iter();
     loops
-        .map(|body| {
+        .map(|turns| {
+            let body = turns.all;
             let stages = body.opcodes("SYNCS.ARRIVE").max(1);
             body.instructions.len() as f64 / stages as f64
         })

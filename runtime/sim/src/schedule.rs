@@ -236,13 +236,15 @@ impl Group {
     }
 
     fn complete(&mut self, env: &Env<'_>) -> Result<bool, SimError> {
-        let Some(first) = self.flight.copies.front() else {
+        let Some(first) = self.flight.copies.front().map(|op| op.warp) else {
             return Ok(false);
         };
-        let w = first.warp;
+        let at = self.core(env, first).next_copy();
+        let w = self.flight.copies.get(at).map_or(first, |op| op.warp);
         self.core(env, w)
-            .complete_one()
-            .map_err(|t| self.fault(env, w, *t))
+            .complete_copy(at)
+            .map_err(|t| self.fault(env, w, *t))?;
+        Ok(true)
     }
 
     /// Lets every suspended wait come back with false. False if there is none.

@@ -107,7 +107,8 @@ impl<'a> Decoder<'a> {
             PtxOp::Mad => A32::MadLo,
             PtxOp::Div => by(A32::DivS, A32::DivU),
             PtxOp::Rem => by(A32::RemS, A32::RemU),
-            PtxOp::Min | PtxOp::Max if inst.has(Mod::Relu) => return unsupported("integer .relu"),
+            PtxOp::Min if inst.has(Mod::Relu) => A32::MinRelu,
+            PtxOp::Max if inst.has(Mod::Relu) => A32::MaxRelu,
             PtxOp::Min => by(A32::MinS, A32::MinU),
             PtxOp::Max => by(A32::MaxS, A32::MaxU),
             PtxOp::Abs => A32::AbsS,
@@ -189,6 +190,9 @@ impl<'a> Decoder<'a> {
 
     /// `.u16x2` and `.s16x2`: two operations on 16 bits.
     fn packed16(&mut self, frame: &mut Frame<'a>, inst: &'a Inst, signed: bool) -> Decoded<()> {
+        if inst.has(Mod::Relu) {
+            return unsupported(".relu on packed 16-bit integers");
+        }
         let f = match (inst.op, signed) {
             (PtxOp::Add, _) => A32::Add,
             (PtxOp::Min, true) => A32::MinS,

@@ -401,6 +401,8 @@ pub fn alu32(f: A32, a: &Row32, b: &Row32, c: &Row32) -> Row32 {
         MinU => map!(|x, y| x.min(y)),
         MaxS => map!(|x, y| (x as i32).max(y as i32) as u32),
         MaxU => map!(|x, y| x.max(y)),
+        MinRelu => map!(|x, y| (x as i32).min(y as i32).max(0) as u32),
+        MaxRelu => map!(|x, y| (x as i32).max(y as i32).max(0) as u32),
         // Amounts of 32 and more clamp (PTX ISA 9.7.8.8).
         Shl => map!(|x, y| if y > 31 { 0 } else { x << (y & 31) }),
         ShrU => map!(|x, y| if y > 31 { 0 } else { x >> (y & 31) }),

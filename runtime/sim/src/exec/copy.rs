@@ -576,26 +576,31 @@ impl<'a> Core<'a> {
         Ok(())
     }
 
-    /// Performs one copy that is in flight: the oldest, or any.
-    pub fn complete_one(&mut self) -> Exec<bool> {
-        let count = self.flight.copies.len();
-        if count == 0 {
-            return Ok(false);
-        }
-        let mut at = match self.env.completion {
+    /// Which copy in flight comes next: the oldest, or any.
+    pub fn next_copy(&mut self) -> usize {
+        let count = self.flight.copies.len().max(1);
+        let at = match self.env.completion {
             Completion::Random(_) => (self.flight.next_random() >> 8) as usize % count,
             _ => 0,
         };
-        if let Some(op) = self.flight.copies.get(at)
-            && matches!(op.work, Work::CpArrive { .. })
-            && self.copies_pending(op.warp, op.lane)
-        {
-            at = 0;
+        match self.flight.copies.get(at) {
+            Some(op)
+                if matches!(op.work, Work::CpArrive { .. })
+                    && self.copies_pending(op.warp, op.lane) =>
+            {
+                0
+            }
+            _ => at,
         }
-        if let Some(op) = self.flight.copies.remove(at) {
-            self.perform(&op)?;
+    }
+
+    /// Performs a copy that is in flight and of this warp: an address without a
+    /// rank is of its block.
+    pub fn complete_copy(&mut self, at: usize) -> Exec<()> {
+        match self.flight.copies.remove(at) {
+            Some(op) => self.perform(&op),
+            None => Ok(()),
         }
-        Ok(true)
     }
 }
 

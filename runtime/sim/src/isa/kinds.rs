@@ -26,6 +26,9 @@ pub enum A32 {
     MinU,
     MaxS,
     MaxU,
+    /// `.relu`: then at least 0.
+    MinRelu,
+    MaxRelu,
     AddSat,
     SubSat,
     Sad,

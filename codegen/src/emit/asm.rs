@@ -6,7 +6,7 @@
 
 use melior::ir::Value;
 
-use super::{B1, Element, F32, I16, I32, I64, Kernel, Shared, TensorMapArg, Val};
+use super::{B1, Element, F32, I16, I32, I64, Kernel, Shared, Val};
 
 /// Whether a block may be moved, merged or dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,38 @@ pub(crate) enum Effect {
     Pure,
     /// Touches memory or synchronises.
     Memory,
+}
+
+/// Whose arrivals a barrier counts, which is the scope that a wait for it needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrivals {
+    /// Threads of the block.
+    #[default]
+    Block,
+    /// Threads of other blocks of the cluster too.
+    Cluster,
+}
+
+/// An mbarrier in this block's shared memory: an address and a constant that the instruction adds to it.
+#[derive(Clone, Copy)]
+pub struct Barrier<'k> {
+    pub(super) base: Val<'k, I32>,
+    pub(super) offset: u32,
+}
+
+impl<'k> Barrier<'k> {
+    /// The barrier at an address.
+    pub fn at(base: Val<'k, I32>) -> Self {
+        Self { base, offset: 0 }
+    }
+
+    /// The barrier `offset` bytes behind `base`.
+    pub fn new(base: Shared<'k>, offset: u32) -> Self {
+        Self {
+            base: base.address(),
+            offset,
+        }
+    }
 }
 
 impl Kernel {
@@ -66,7 +98,7 @@ impl Kernel {
         }
     }
 
-    fn pure<'k, R: Element>(
+    pub(super) fn pure<'k, R: Element>(
         &'k self,
         text: &str,
         constraints: &str,
@@ -78,7 +110,12 @@ impl Kernel {
         )
     }
 
-    fn effect(&self, text: &str, constraints: &str, operands: &[Value<'static, 'static>]) {
+    pub(super) fn effect(
+        &self,
+        text: &str,
+        constraints: &str,
+        operands: &[Value<'static, 'static>],
+    ) {
         self.asm(text, constraints, operands, &[], Effect::Memory);
     }
 
@@ -136,35 +173,48 @@ impl Kernel {
         self.effect("fence.mbarrier_init.release.cluster;", "", &[]);
     }
 
-    /// `mbarrier.arrive`.
-    pub fn mbarrier_arrive(&self, barrier: Shared<'_>) {
-        let a = barrier.address();
-        self.effect("mbarrier.arrive.shared::cta.b64 _, [$0];", "r", &[a.raw]);
+    /// `mbarrier.arrive` of the threads whose number `lane` is 0. The predicate is in the block: a branch around it would
+    /// cost more than the arrival.
+    pub fn mbarrier_arrive_of_first(&self, barrier: Barrier<'_>, lane: Val<'_, I32>) {
+        let text = format!(
+            "{{\n.reg .pred first;\nsetp.eq.s32 first, $1, 0;\n@first mbarrier.arrive.shared::cta.b64 _, [$0+{}];\n}}",
+            barrier.offset
+        );
+        self.effect(&text, "r,r", &[barrier.base.raw, lane.raw]);
     }
 
     /// `mbarrier.arrive.expect_tx`: arrives and announces `bytes` of asynchronous copies.
-    pub fn mbarrier_arrive_expect_tx(&self, barrier: Shared<'_>, bytes: u32) {
-        let (a, n) = (barrier.address(), self.i32(bytes));
-        self.effect(
-            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], $1;",
-            "r,r",
-            &[a.raw, n.raw],
+    pub fn mbarrier_arrive_expect_tx(&self, barrier: Barrier<'_>, bytes: u32) {
+        let n = self.i32(bytes);
+        let text = format!(
+            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0+{}], $1;",
+            barrier.offset
         );
+        self.effect(&text, "r,r", &[barrier.base.raw, n.raw]);
     }
 
-    /// `mbarrier.try_wait.parity`, acquire: whether the phase of parity `parity` has completed. The hardware may
-    /// suspend the thread for a while before it says no. For waits, see `wait.rs`.
+    /// `mbarrier.try_wait.parity`, acquire, in the scope of `who`: whether the phase of parity `parity` has completed. The
+    /// hardware may suspend the thread for a while before it says no. For waits, see `wait.rs`.
     pub(crate) fn mbarrier_try_wait<'k>(
         &'k self,
-        barrier: Val<'k, I32>,
+        barrier: Barrier<'k>,
         parity: Val<'k, I32>,
+        who: Arrivals,
     ) -> Val<'k, B1> {
+        let scope = match who {
+            Arrivals::Block => "",
+            Arrivals::Cluster => ".acquire.cluster",
+        };
+        let text = format!(
+            "{{\n.reg .pred done;\nmbarrier.try_wait.parity{scope}.shared::cta.b64 done, [$1+{}], $2;\nselp.b32 $0, 1, 0, done;\n}}",
+            barrier.offset
+        );
         let done: Val<'_, I32> = Val::new(
             self,
             self.asm(
-                "{\n.reg .pred done;\nmbarrier.try_wait.parity.shared::cta.b64 done, [$1], $2;\nselp.b32 $0, 1, 0, done;\n}",
+                &text,
                 "=r,r,r",
-                &[barrier.raw, parity.raw],
+                &[barrier.base.raw, parity.raw],
                 &["i32"],
                 Effect::Memory,
             )[0],
@@ -214,34 +264,6 @@ impl Kernel {
              @some st.global.v2.b64 [to], {{word0, word1}};\nmembar.sys;\ntrap;\n}}"
         );
         self.effect(&text, "l", &[waited.raw]);
-    }
-
-    // ── Tensor memory accelerator (PTX ISA 9.7.9.27) ─────────────────────────────────────────────────
-
-    /// `prefetch.tensormap`.
-    pub fn prefetch_tensor_map(&self, map: TensorMapArg<'_>) {
-        self.effect("prefetch.tensormap [$0];", "l", &[map.raw]);
-    }
-
-    /// `cp.async.bulk.tensor` from global to shared memory; completes on `barrier` with the box's bytes.
-    /// `coords` are element indices, innermost axis first.
-    pub fn tma_load(
-        &self,
-        dst: Shared<'_>,
-        map: TensorMapArg<'_>,
-        coords: &[Val<'_, I32>],
-        barrier: Shared<'_>,
-    ) {
-        let rank = coords.len();
-        let list: Vec<String> = (0..rank).map(|i| format!("${}", i + 3)).collect();
-        let text = format!(
-            "cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [$0], [$1, {{{}}}], [$2];",
-            list.join(", ")
-        );
-        let constraints = format!("r,l,r{}", ",r".repeat(rank));
-        let mut operands = vec![dst.address().raw, map.raw, barrier.address().raw];
-        operands.extend(coords.iter().map(|c| c.raw));
-        self.effect(&text, &constraints, &operands);
     }
 
     // ── Warps and warpgroups ─────────────────────────────────────────────────────────────────────────
@@ -302,8 +324,33 @@ impl Kernel {
         )
     }
 
-    /// Zero-extends a shared address to 64 bits.
-    pub(crate) fn widen<'k>(&'k self, x: Val<'k, I32>) -> Val<'k, I64> {
-        x.to_u64()
+    /// 1 where `predicate` holds in some lane of the warp, else 0, as a value that is known to be the same in all of
+    /// them: ptxas keeps what follows from it in uniform registers.
+    pub fn uniform<'k>(&'k self, predicate: Val<'k, B1>) -> Val<'k, I32> {
+        self.ballot(predicate) & 1
+    }
+
+    /// The same value as one whose making is not known: what is added to it later is not folded into it, so that it
+    /// stays in one register.
+    pub fn opaque<'k>(&'k self, x: Val<'k, I32>) -> Val<'k, I32> {
+        let y = self.asm(
+            "mov.b32 $0, $1;",
+            "=r,r",
+            &[x.raw],
+            &["i32"],
+            Effect::Memory,
+        );
+        Val::new(self, y[0])
+    }
+
+    /// 0, which ptxas cannot know: `%ctaid.y` of a grid of one row.
+    pub fn never(&self) -> Val<'_, I32> {
+        self.pure("mov.u32 $0, %ctaid.y;", "=r", &[])
+    }
+
+    /// `%tid.x`, read here and not before: what follows from it does not live in registers from the kernel's start.
+    pub fn tid_here(&self) -> Val<'_, I32> {
+        let x = self.asm("mov.u32 $0, %tid.x;", "=r", &[], &["i32"], Effect::Memory);
+        Val::new(self, x[0])
     }
 }

@@ -11,12 +11,18 @@
 //! | `val.rs` | [`Val`], its operators, conversions between element types |
 //! | `mem.rs` | global and shared memory: pointers, vector loads and stores |
 //! | `asm.rs` | inline PTX, each with its PTX ISA section |
+//! | `bulk.rs` | tensor copies: loads, multicast, stores |
+//! | `cluster.rs` | the other blocks of a cluster |
+//! | `fragment.rs` | `stmatrix`, barriers of some of a block's threads |
 //! | `wgmma.rs` | warpgroup matrix products and their operand descriptors |
 //! | `pipeline.rs` | shared-memory map, barriers, the ring of TMA stages |
 //! | `wait.rs` | waits for barriers, with a time limit |
 //! | `warp.rs` | reductions over lanes |
 
 pub mod asm;
+pub mod bulk;
+pub mod cluster;
+pub mod fragment;
 pub mod mem;
 pub mod pipeline;
 mod val;

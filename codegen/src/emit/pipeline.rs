@@ -7,10 +7,15 @@
 //!   ─────────────── full[s] ───────►  wait full[s], use the stage
 //!   advance                           advance
 //! ```
+//! In a cluster whose blocks load for each other, consumers of all of them leave a stage before any block's producer
+//! fills it again: each empty barrier counts the warps of all blocks.
+//!
 //! A stage's phase bit flips each time round. [`Position`] moves through [`Position::advance`] only. The
 //! producer starts with the parity that a fresh barrier has already "completed", so it does not wait in the
 //! first round.
 
+use super::asm::{Arrivals, Barrier};
+use super::cluster::Remote;
 use super::wait::Site;
 use super::{I32, Kernel, Shared, Val, Var};
 
@@ -46,6 +51,13 @@ pub struct RingLayout {
 }
 
 impl RingLayout {
+    /// A ring without stages.
+    pub const EMPTY: Self = Self {
+        stages: 0,
+        full: 0,
+        empty: 0,
+    };
+
     /// Reserves 16 bytes a stage.
     pub fn reserve(map: &mut SmemMap, stages: u32) -> Self {
         let full = map.reserve(8 * stages, 8);
@@ -63,7 +75,20 @@ impl RingLayout {
 pub struct Ring<'k> {
     layout: RingLayout,
     smem: Shared<'k>,
+    /// Addresses of the first full and the first empty barrier, in a register each.
+    bases: [Val<'k, I32>; 2],
+    /// Blocks whose consumers use what this block's producer loads.
+    blocks: u32,
     k: &'k Kernel,
+}
+
+/// A consumer warp's way to say that it has left a stage.
+#[derive(Clone, Copy)]
+pub struct Release<'k> {
+    ring: Ring<'k>,
+    lane: Val<'k, I32>,
+    /// The empty barriers of block `lane` of the cluster, where there is one.
+    remote: Option<Remote<'k>>,
 }
 
 /// Where one side of a ring stands.
@@ -71,6 +96,8 @@ pub struct Ring<'k> {
 pub struct Position<'k> {
     stage: Var<'k, I32>,
     phase: Var<'k, I32>,
+    /// Stages that this is ahead of `stage`, in the same round.
+    ahead: u32,
     stages: u32,
     k: &'k Kernel,
 }
@@ -78,12 +105,29 @@ pub struct Position<'k> {
 impl<'k> Position<'k> {
     /// The stage to use next.
     pub fn stage(self) -> Val<'k, I32> {
-        self.stage.get()
+        match self.ahead {
+            0 => self.stage.get(),
+            ahead => self.stage.get() + ahead,
+        }
+    }
+
+    /// The position `stages` further, which must be in the same round.
+    pub fn ahead(self, stages: u32) -> Self {
+        Self {
+            ahead: stages,
+            ..self
+        }
     }
 
     /// Goes to the next stage; the phase flips at the end of a round.
     pub fn advance(self) {
-        let next = self.stage.get() + 1;
+        self.advance_by(1);
+    }
+
+    /// Goes `stages` further, of which a round must be a multiple.
+    pub fn advance_by(self, stages: u32) {
+        debug_assert!(self.stages.is_multiple_of(stages));
+        let next = self.stage.get() + stages;
         let wraps = next.eq(self.stages.cast_signed());
         self.stage.set(wraps.select(self.k.i32(0), next));
         let phase = self.phase.get();
@@ -94,17 +138,29 @@ impl<'k> Position<'k> {
 impl<'k> Ring<'k> {
     /// The ring at `layout`.
     pub fn new(k: &'k Kernel, smem: Shared<'k>, layout: RingLayout) -> Self {
-        Self { layout, smem, k }
+        let base = |offset| k.opaque(smem.offset(offset).address());
+        Self {
+            layout,
+            smem,
+            bases: [base(layout.full), base(layout.empty)],
+            blocks: 1,
+            k,
+        }
     }
 
-    /// Initialises the barriers; one thread, before the block's first synchronisation.
-    pub fn init(self, consumer_arrivals: u32) {
+    /// The same for a cluster of `blocks` blocks that load for each other.
+    pub fn shared_by(self, blocks: u32) -> Self {
+        Self { blocks, ..self }
+    }
+
+    /// Initialises the barriers for `warps` consumer warps a block; one thread, before the first synchronisation.
+    pub fn init(self, warps: u32) {
         for s in 0..self.layout.stages {
             self.k
                 .mbarrier_init(self.smem.offset(self.layout.full + 8 * s), 1);
             self.k.mbarrier_init(
                 self.smem.offset(self.layout.empty + 8 * s),
-                consumer_arrivals,
+                warps * self.blocks,
             );
         }
     }
@@ -123,35 +179,65 @@ impl<'k> Ring<'k> {
         Position {
             stage: self.k.var(self.k.i32(0)),
             phase: self.k.var(self.k.i32(phase)),
+            ahead: 0,
             stages: self.layout.stages,
             k: self.k,
         }
     }
 
     /// The barrier on which this stage's copies complete.
-    pub fn full(self, p: Position<'k>) -> Shared<'k> {
-        self.smem.offset(self.layout.full).at(p.stage() * 8)
+    pub fn full(self, p: Position<'k>) -> Barrier<'k> {
+        Barrier::at(self.bases[0] + p.stage() * 8)
     }
 
-    fn empty(self, p: Position<'k>) -> Shared<'k> {
-        self.smem.offset(self.layout.empty).at(p.stage() * 8)
+    fn empty(self, p: Position<'k>) -> Barrier<'k> {
+        Barrier::at(self.bases[1] + p.stage() * 8)
     }
 
-    /// Producer: waits until every consumer has left the stage, then announces `bytes` of copies.
-    pub fn acquire(self, p: Position<'k>, bytes: u32) {
+    /// Producer: waits until every consumer has left the stage.
+    pub fn acquire(self, p: Position<'k>) {
+        let who = if self.blocks > 1 {
+            Arrivals::Cluster
+        } else {
+            Arrivals::Block
+        };
         self.k
-            .mbarrier_wait(self.empty(p), p.phase.get(), Site::Empty);
+            .mbarrier_wait(self.empty(p), p.phase.get(), who, Site::Empty);
+    }
+
+    /// Producer: announces `bytes` of copies. What it stored into the stage by itself before, consumers see too.
+    pub fn announce(self, p: Position<'k>, bytes: u32) {
         self.k.mbarrier_arrive_expect_tx(self.full(p), bytes);
     }
 
     /// Consumer: waits until the stage's copies are there.
     pub fn wait(self, p: Position<'k>) {
         self.k
-            .mbarrier_wait(self.full(p), p.phase.get(), Site::Full);
+            .mbarrier_wait(self.full(p), p.phase.get(), Arrivals::Block, Site::Full);
     }
 
-    /// Consumer: one thread of each warp leaves the stage.
-    pub fn release(self, p: Position<'k>) {
-        self.k.mbarrier_arrive(self.empty(p));
+    /// A consumer warp's way to leave stages; `lane` is the thread's number in it.
+    pub fn releaser(self, lane: Val<'k, I32>) -> Release<'k> {
+        let empty = self.smem.offset(self.layout.empty);
+        Release {
+            ring: self,
+            lane,
+            // Lanes that no block belongs to have an address too, of which they make no use.
+            remote: (self.blocks > 1)
+                .then(|| self.k.remote(empty, lane & (self.blocks - 1).cast_signed())),
+        }
+    }
+}
+
+impl<'k> Release<'k> {
+    /// Leaves the stage; all lanes of the warp call it.
+    pub fn leave(self, p: Position<'k>) {
+        let k = self.ring.k;
+        match self.remote {
+            None => k.mbarrier_arrive_of_first(self.ring.empty(p), self.lane),
+            Some(remote) => {
+                k.mbarrier_leave_remote(remote, p.stage() * 8, self.lane, self.ring.blocks);
+            }
+        }
     }
 }

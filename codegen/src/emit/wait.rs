@@ -12,7 +12,8 @@
 //! word 1    nanoseconds waited << 16 | linear index of the thread in its block
 //! ```
 
-use super::{I32, Kernel, Shared, Val};
+use super::asm::{Arrivals, Barrier};
+use super::{I32, Kernel, Val};
 
 /// After so many nanoseconds a wait has failed: no wait of a healthy kernel comes near, and a host that looks at
 /// a stuck GPU still gets its answer soon.
@@ -35,13 +36,18 @@ pub enum Site {
 
 impl Kernel {
     /// Waits until the phase of parity `parity` has completed.
-    pub fn mbarrier_wait<'k>(&'k self, barrier: Shared<'k>, parity: Val<'k, I32>, site: Site) {
-        let barrier = barrier.address();
-        let late = !self.mbarrier_try_wait(barrier, parity);
+    pub fn mbarrier_wait<'k>(
+        &'k self,
+        barrier: Barrier<'k>,
+        parity: Val<'k, I32>,
+        who: Arrivals,
+        site: Site,
+    ) {
+        let late = !self.mbarrier_try_wait(barrier, parity, who);
         self.if_(late.unlikely(), || {
             let start = self.global_timer();
             self.while_(
-                || !self.mbarrier_try_wait(barrier, parity),
+                || !self.mbarrier_try_wait(barrier, parity, who),
                 || {
                     let waited = self.global_timer() - start;
                     self.if_(waited.gt(WAIT_LIMIT_NS).unlikely(), || {

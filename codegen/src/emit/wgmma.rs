@@ -10,7 +10,7 @@
 use melior::ir::Value;
 
 use super::asm::Effect;
-use super::{F32, I32, I64, Kernel, Shared, Val};
+use super::{F32, I32, Kernel, Shared, Val};
 
 /// Operand types of a product; the accumulator is FP32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +48,45 @@ pub enum Major {
     Mn,
 }
 
+/// A matrix descriptor (PTX ISA "Matrix Descriptor Format"). Only its low word, where the address is, is not known
+/// when the kernel is built; a 64-bit value would be computed with carries.
+#[derive(Clone, Copy)]
+pub struct Descriptor<'k> {
+    low: Val<'k, I32>,
+    high: u32,
+}
+
+impl<'k> Descriptor<'k> {
+    /// Of what lies `bytes`, a multiple of 16, further.
+    pub fn at(self, bytes: Val<'k, I32>) -> Self {
+        Self {
+            low: self.low + bytes.ushr(4),
+            ..self
+        }
+    }
+
+    /// Of what lies `bytes` further.
+    pub fn offset(self, bytes: u32) -> Self {
+        Self {
+            low: self.low + bytes / 16,
+            ..self
+        }
+    }
+
+    /// Of what lies `count` times `bytes` further.
+    pub fn times(self, count: Val<'k, I32>, bytes: u32) -> Self {
+        Self {
+            low: self.low + count * (bytes / 16),
+            ..self
+        }
+    }
+}
+
 /// The A operand.
 pub enum OperandA<'a, 'k> {
     /// Descriptor of the tile, and the byte offset of each k-step in it.
     Shared {
-        descriptor: Val<'k, I64>,
+        descriptor: Descriptor<'k>,
         offsets: &'a [u32],
     },
     /// Four packed registers a k-step.
@@ -63,7 +97,7 @@ pub enum OperandA<'a, 'k> {
 #[derive(Clone, Copy)]
 pub struct OperandB<'a, 'k> {
     /// Descriptor of the tile.
-    pub descriptor: Val<'k, I64>,
+    pub descriptor: Descriptor<'k>,
     /// Byte offset of each k-step in it.
     pub offsets: &'a [u32],
     /// Its layout.
@@ -76,6 +110,12 @@ pub enum Init<'a, 'k> {
     Zero,
     /// These registers.
     Accumulate(&'a [Val<'k, F32>]),
+    /// Nothing; the result takes the place of these registers. As written it may be added to them, where `never` is not
+    /// 0, so that ptxas finishes what reads them before, in place of giving the result registers of its own.
+    Instead {
+        of: &'a [Val<'k, F32>],
+        never: Val<'k, I32>,
+    },
 }
 
 /// A product of a 64-row tile; B's offsets say how many k-steps.
@@ -106,11 +146,17 @@ impl Kernel {
         tile: Shared<'k>,
         leading: u32,
         stride: u32,
-    ) -> Val<'k, I64> {
-        let address = self.widen((tile.address() & 0x3_ffff).ushr(4));
-        let fields =
-            (1i64 << 62) | (i64::from(stride >> 4) << 32) | (i64::from(leading >> 4) << 16);
-        address | self.i64(fields)
+    ) -> Descriptor<'k> {
+        // Addresses in shared memory have 18 bits, so that nothing is cut off.
+        let address = tile.address().ushr(4);
+        Descriptor {
+            low: if leading == 0 {
+                address
+            } else {
+                address | ((leading >> 4) << 16).cast_signed()
+            },
+            high: (1 << 30) | (stride >> 4),
+        }
     }
 
     /// `D = A B (+ init)`; returns the `n / 2` accumulator registers of this thread, complete.
@@ -127,7 +173,7 @@ impl Kernel {
         // Early clobber: the first k-step writes D before later ones read A's registers.
         let mut constraints = vec!["=&f".to_owned(); regs];
         let mut operands: Vec<Value<'static, 'static>> = Vec::new();
-        if let Init::Accumulate(acc) = init {
+        if let Init::Accumulate(acc) | Init::Instead { of: acc, .. } = init {
             debug_assert_eq!(acc.len(), regs);
             constraints.extend((0..regs).map(|i| i.to_string()));
             operands.extend(acc.iter().map(|v| v.raw));
@@ -143,16 +189,20 @@ impl Kernel {
             format!("${}", next - 1)
         };
 
-        let mut text = String::from(
-            "{\n.reg .pred first;\n.reg .pred more;\nsetp.ne.b32 first, 0, 0;\nsetp.eq.b32 more, 0, 0;\n",
+        let first = match init {
+            Init::Instead { never, .. } => operand(never.raw, "r"),
+            Init::Zero | Init::Accumulate(_) => "0".to_owned(),
+        };
+        let mut text = format!(
+            "{{\n.reg .pred first;\n.reg .pred more;\nsetp.ne.b32 first, {first}, 0;\nsetp.eq.b32 more, 0, 0;\n"
         );
         let a_text: Vec<String> = match a {
             OperandA::Shared {
                 descriptor,
                 offsets,
             } => {
-                let base = operand(descriptor.raw, "l");
-                advance(&mut text, "da", &base, offsets)
+                let base = operand(descriptor.low.raw, "r");
+                advance(&mut text, "a", &base, descriptor.high, offsets)
             }
             OperandA::Registers(steps) => steps
                 .iter()
@@ -162,14 +212,14 @@ impl Kernel {
                 })
                 .collect(),
         };
-        let base = operand(b.descriptor.raw, "l");
-        let b_text = advance(&mut text, "db", &base, b.offsets);
+        let base = operand(b.descriptor.low.raw, "r");
+        let b_text = advance(&mut text, "b", &base, b.descriptor.high, b.offsets);
         debug_assert_eq!(a_text.len(), b_text.len());
 
         text.push_str("wgmma.fence.sync.aligned;\n");
         let shape = format!("m64n{}k{}", mma.n, mma.ty.k());
         for s in 0..b_text.len() {
-            let scale_d = if s == 0 && matches!(init, Init::Zero) {
+            let scale_d = if s == 0 && !matches!(init, Init::Accumulate(_)) {
                 "first"
             } else {
                 "more"
@@ -204,19 +254,17 @@ impl Kernel {
 }
 
 /// Declares a descriptor for each k-step (address field in units of 16 bytes) and returns their names.
-fn advance(text: &mut String, name: &str, base: &str, offsets: &[u32]) -> Vec<String> {
+fn advance(text: &mut String, name: &str, base: &str, high: u32, offsets: &[u32]) -> Vec<String> {
     offsets
         .iter()
         .enumerate()
         .map(|(step, &bytes)| {
-            if bytes == 0 {
-                return base.to_owned();
-            }
+            let (whole, low) = (format!("d{name}{step}"), format!("l{name}{step}"));
             text.push_str(&format!(
-                ".reg .b64 {name}{step};\nadd.s64 {name}{step}, {base}, {};\n",
+                ".reg .b32 {low};\n.reg .b64 {whole};\nadd.s32 {low}, {base}, {};\nmov.b64 {whole}, {{{low}, {high}}};\n",
                 bytes / 16
             ));
-            format!("{name}{step}")
+            whole
         })
         .collect()
 }

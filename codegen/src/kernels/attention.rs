@@ -238,6 +238,7 @@ pub fn family<'a>(name: &str, c: &'a Attention, rows: Rows) -> Result<Family<'a>
     let launch = Launch {
         grid,
         block: WARPGROUP * (1 + l.consumers),
+        cluster: 1,
         smem_bytes: l.bytes,
         params,
     };
@@ -302,8 +303,10 @@ fn rings<'k>(k: &'k Kernel, l: &Layout) -> [Ring<'k>; 2] {
 fn prepare(k: &Kernel, l: &Layout) {
     Roles {
         consumers: l.consumers,
+        cluster: 1,
         maps: &[Args::Q, Args::Q_ROPE, Args::K, Args::K_ROPE, Args::V],
         rings: &rings(k, l),
+        barriers: &|| {},
     }
     .prepare(k);
 }
@@ -314,6 +317,7 @@ fn body(k: &Kernel, c: &Attention, l: Layout) {
     specialise(
         k,
         l.consumers,
+        1,
         |leader| k.if_(leader, || produce(k, c, &l, ring, queries, p)),
         || consume(k, c, &l, ring, queries, p),
     );
@@ -330,7 +334,8 @@ fn produce<'k>(
     let map = |a| k.arg_tensor_map(a);
     // Queries, once.
     let at = queries.producer();
-    queries.acquire(at, l.q_set * l.q_sets);
+    queries.acquire(at);
+    queries.announce(at, l.q_set * l.q_sets);
     for set in 0..l.q_sets {
         let token = p.token + set * ROWS;
         for tile in 0..l.dk + l.dr {
@@ -352,7 +357,8 @@ fn produce<'k>(
     let position = ring.producer();
     let key_head = if c.kv_heads == 1 { k.i32(0) } else { p.head };
     k.for_(0, p.key_tiles, 1, |tile| {
-        ring.acquire(position, l.stage_bytes);
+        ring.acquire(position);
+        ring.announce(position, l.stage_bytes);
         let full = ring.full(position);
         let stage = k
             .smem()
@@ -461,7 +467,7 @@ fn consume<'k>(
                 o.set(v);
             }
         });
-        k.if_((thread & 31).eq(0), || ring.release(position));
+        ring.releaser(thread & 31).leave(position);
         position.advance();
     });
 

@@ -2,8 +2,7 @@
 //!
 //! | file | families | graph ops |
 //! |---|---|---|
-//! | `gemm_fp8.rs` | `gemm_fp8` | `matmul`, `grouped_matmul` of block-scaled operands |
-//! | `gemm_bf16.rs` | `gemm_bf16` | `matmul`, `batched_matmul`, `grouped_matmul` of BF16 operands |
+//! | `gemm/` | `gemm_fp8`, `gemm_bf16` | `matmul` and its batched, grouped, masked and K-grouped relatives, with epilogues |
 //! | `attention.rs` | `attention_prefill`, `attention_decode` | `attention` |
 //! | `rms_norm.rs` | `rms_norm` | `rms_norm`, `add_rms_norm` and their quantising forms |
 //! | `elementwise.rs` | `quantize`, `swiglu`, `add`, `gather` | the same, `swiglu_quantize` |
@@ -12,12 +11,11 @@
 //! | `route.rs`, `sample.rs` | `route`, `sample` | the same |
 //! | `row.rs`, `params.rs` | – | rows in chunks, quantisation of a row, numbering of parameters |
 //! | `roles.rs` | – | prologue, and the producer and consumer skeleton, of the matrix families |
-//! | `tiles.rs` | – | operand stages, the walk over output tiles, the store of a fragment |
+//! | `tiles.rs` | – | the store of a fragment from registers |
 
 pub mod attention;
 pub mod elementwise;
-pub mod gemm_bf16;
-pub mod gemm_fp8;
+pub mod gemm;
 pub mod moe;
 mod params;
 pub mod rms_norm;
@@ -43,6 +41,8 @@ pub struct Launch {
     pub grid: [Expr; 3],
     /// Threads a block.
     pub block: u32,
+    /// Blocks of a cluster, along x; 1 for none.
+    pub cluster: u32,
     /// Dynamic shared memory, bytes.
     pub smem_bytes: u32,
     /// Kernel parameters in order.
@@ -56,7 +56,7 @@ impl Launch {
         LaunchSpec {
             grid: self.grid,
             block: self.block,
-            cluster: [1, 1, 1],
+            cluster: [self.cluster, 1, 1],
             smem_bytes: self.smem_bytes,
             params: self.params,
             // `Family::emit` makes every kernel wait.
@@ -123,8 +123,8 @@ impl<'a> Family<'a> {
 /// [`CodegenError::Unsupported`] when the config is outside of what the family does.
 pub fn family(kernel: &Kernel) -> Result<Family<'_>, CodegenError> {
     match &kernel.config {
-        KernelConfig::GemmFp8(c) => gemm_fp8::family(&kernel.name, c),
-        KernelConfig::GemmBf16(c) => gemm_bf16::family(&kernel.name, c),
+        KernelConfig::GemmFp8(c) => gemm::fp8(&kernel.name, c),
+        KernelConfig::GemmBf16(c) => gemm::bf16(&kernel.name, c),
         KernelConfig::RmsNorm(c) => rms_norm::family(&kernel.name, c),
         KernelConfig::Quantize(c) => elementwise::quantize(&kernel.name, c),
         KernelConfig::Swiglu(c) => elementwise::swiglu(&kernel.name, c),

@@ -37,6 +37,7 @@ pub fn plan<'a>(name: &str, c: &'a MoePlan) -> Result<Family<'a>, CodegenError> 
             Expr::Const(1),
         ],
         block: 32,
+        cluster: 1,
         smem_bytes: 0,
         params: p.list,
     };

@@ -6,6 +6,7 @@
 //! all               wait for earlier launches (see `Family::emit`)
 //! warpgroup 0       its first warp produces, the others are done
 //! warpgroups 1..    consume
+//! all               in a cluster: wait for each other, so that no block ends while another reaches into it
 //! ```
 //! With two consumer warpgroups the registers of a launch (168 a thread) are too few for a consumer, so the
 //! producers give theirs back. With one there are enough, and taking more would only keep other blocks from
@@ -27,10 +28,14 @@ const CONSUMER_REGISTERS: u32 = 232;
 pub(crate) struct Roles<'a, 'k> {
     /// Consumer warpgroups, 1 or 2.
     pub consumers: u32,
+    /// Blocks of a cluster.
+    pub cluster: u32,
     /// Positions of the tensor map parameters.
     pub maps: &'a [usize],
     /// Rings between the producer and all consumers.
     pub rings: &'a [Ring<'k>],
+    /// Initialises what other barriers there are; one thread.
+    pub barriers: &'a dyn Fn(),
 }
 
 impl Roles<'_, '_> {
@@ -44,9 +49,15 @@ impl Roles<'_, '_> {
                 // One arrival a consumer warp.
                 ring.init(self.consumers * 4);
             }
+            (self.barriers)();
             k.fence_mbarrier_init();
         });
-        k.sync_threads();
+        if self.cluster > 1 {
+            // No block may reach for another's barriers before they are there.
+            k.sync_cluster();
+        } else {
+            k.sync_threads();
+        }
     }
 }
 
@@ -55,6 +66,7 @@ impl Roles<'_, '_> {
 pub(crate) fn specialise<'k>(
     k: &'k Kernel,
     consumers: u32,
+    cluster: u32,
     produce: impl FnOnce(Val<'k, B1>),
     consume: impl FnOnce(),
 ) {
@@ -76,4 +88,7 @@ pub(crate) fn specialise<'k>(
             consume();
         },
     );
+    if cluster > 1 {
+        k.sync_cluster();
+    }
 }

@@ -21,9 +21,9 @@ const MAX_THREADS: u32 = 256;
 /// Most chunks of a row that a thread keeps in registers (8 values each).
 const MAX_CHUNKS: u32 = 16;
 /// E4M3's largest value.
-const E4M3_MAX: f32 = 448.0;
+pub(crate) const E4M3_MAX: f32 = 448.0;
 /// Smallest absolute maximum that a scale is made of: an all-zero group gets a finite one.
-const AMAX_FLOOR: f32 = 1e-4;
+pub(crate) const AMAX_FLOOR: f32 = 1e-4;
 
 /// How a row is shared out.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +95,7 @@ pub(crate) fn rows_launch(
             Expr::Const(1),
         ],
         block: threads,
+        cluster: 1,
         smem_bytes: smem.bytes(),
         params,
     }

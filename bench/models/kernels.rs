@@ -146,6 +146,8 @@ impl Bench {
         match shape.text("op")? {
             "fp8_gemm" => self.fp8_gemm(&name, shape, &dim("M")?),
             "fp8_grouped_gemm" => self.fp8_grouped_gemm(&name, shape, &dim("M")?),
+            "fp8_masked_gemm" => self.fp8_masked_gemm(&name, shape, extent_of(dims, "M")?),
+            "fp8_weight_grad" => self.fp8_weight_grad(&name, shape, extent_of(dims, "B")?),
             "bf16_gemm" => self.bf16_gemm(&name, shape, &dim("M")?),
             "batched_gemm" => self.batched_gemm(&name, shape, &dim("T")?),
             "attention_prefill" => self.attention_prefill(&name, shape, &dim("T")?, &dim("C")?),
@@ -184,6 +186,38 @@ impl Bench {
             let x = e.input("x", bf16((m, k)));
             let offsets = e.input("offsets", i32((groups + 1,)));
             e.output("y", &x.quantize().grouped_matmul(&w, &offsets));
+        });
+        Ok(())
+    }
+
+    /// The first `counts[g]` of the `rows` that each group has room for; only the outermost extent of an input may be
+    /// open, and that is the group.
+    fn fp8_masked_gemm(&mut self, name: &str, shape: &Shape<'_>, rows: u64) -> Result<(), String> {
+        let [groups, n, k] = shape.numbers(["groups", "n", "k"])?;
+        let w = self.param(shape.text("name")?, fp8_weight((groups, n, k)));
+        self.model.entry(name, |e| {
+            let x = e.input("x", bf16((groups, rows, k)));
+            let counts = e.input("counts", i32((groups,)));
+            e.output("y", &x.quantize().masked_matmul(&w, &counts));
+        });
+        Ok(())
+    }
+
+    /// Both factors have a row for each channel and a column for each token, and are quantised along the tokens.
+    fn fp8_weight_grad(
+        &mut self,
+        name: &str,
+        shape: &Shape<'_>,
+        blocks: u64,
+    ) -> Result<(), String> {
+        let [groups, m, n] = shape.numbers(["groups", "m", "n"])?;
+        let tokens = 128 * blocks;
+        let gradient = self.model.state(name, f32((groups, m, n)));
+        self.model.entry(name, |e| {
+            let (x, y) = (e.input("x", bf16((m, tokens))), e.input("y", bf16((n, tokens))));
+            let offsets = e.input("offsets", i32((groups + 1,)));
+            let sum = gradient.add_weight_grad(&x.quantize(), &y.quantize(), &offsets);
+            e.update(&gradient, &sum);
         });
         Ok(())
     }
@@ -420,6 +454,12 @@ impl Bench {
         });
         Ok(())
     }
+}
+
+/// The value of a dim that is fixed in the entry.
+fn extent_of(dims: &Map<String, Value>, letter: &str) -> Result<u64, String> {
+    let extent = dims.get(letter).and_then(Value::as_u64);
+    extent.ok_or_else(|| format!("needs the dim `{letter}`"))
 }
 
 /// Rotated channels of a key in DeepSeek-V3.

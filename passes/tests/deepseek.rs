@@ -180,7 +180,7 @@ fn decode_takes_tiles_of_few_rows() {
             KernelConfig::GemmBf16(c) => c.tile.m,
             _ => continue,
         };
-        assert_eq!(tile_m, 64, "{} runs {}", step.label, kernel.name);
+        assert!(tile_m <= 64, "{} runs {}", step.label, kernel.name);
     }
 }
 

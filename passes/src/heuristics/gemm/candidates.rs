@@ -23,6 +23,8 @@ const WGMMA_COLUMNS: u32 = 256;
 /// Accumulator registers of a consumer thread. It has 232 or 240 (PTX ISA, "setmaxnreg"); addresses, scales and
 /// descriptors take the rest.
 pub const ACCUMULATORS: u32 = 192;
+/// The same of a weight gradient, whose promotion holds a scale for each of its columns, too.
+const GRADIENT_ACCUMULATORS: u32 = 160;
 /// Columns of gate, and as many of up, of a tile that ends in SwiGLU: a scale group of the next product.
 const SWIGLU_COLUMNS: u32 = 128;
 /// Barriers, and what alignment leaves between the parts.
@@ -35,8 +37,11 @@ const SCALE_ROWS: u64 = 128;
 const WARPGROUP: u64 = 128;
 /// TMA writes at multiples of so many bytes.
 const TMA_ALIGN: u64 = 128;
-/// Deepest ring.
-pub const MAX_STAGES: u64 = 16;
+/// Deepest ring: up to so many stages the kernels' loops over K are unrolled, so that a stage's address costs nothing.
+pub const MAX_STAGES: u64 = 8;
+/// Rows of the largest swapped tile that is offered. A swapped tile multiplies a scale for each of its rows into the
+/// promotion; from here on that costs more than the idle rows of a plain tile of 64.
+const SWAPPED_ROWS: u32 = 32;
 
 /// The ways of a tile through the tensor cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +97,7 @@ pub fn tiles(problem: &GemmProblem) -> Vec<GemmTile> {
             }
         }
     }
-    for m in (8..=128).step_by(8) {
+    for m in (8..=SWAPPED_ROWS).step_by(8) {
         for n in [64, 128] {
             for split_k in [1, 2, 4, 8] {
                 offer(GemmTile {
@@ -142,7 +147,11 @@ pub fn accepted(problem: &GemmProblem, tile: GemmTile) -> bool {
         }
         _ => false,
     };
-    shape && share && split && accumulators(problem, tile) <= ACCUMULATORS
+    let registers = match problem.form {
+        GemmForm::KGrouped { .. } => GRADIENT_ACCUMULATORS,
+        _ => ACCUMULATORS,
+    };
+    shape && share && split && accumulators(problem, tile) <= registers
 }
 
 /// What code generation takes of [`accepted`] today.
@@ -161,7 +170,7 @@ pub fn supported(problem: &GemmProblem, tile: GemmTile) -> bool {
 }
 
 /// Whether code generation has every tile of this file.
-const KERNELS_ACCEPT_ALL: bool = false;
+const KERNELS_ACCEPT_ALL: bool = true;
 
 /// Row tiles that are worked off together: the plain number first, so that it wins where nothing is gained.
 pub const RASTERS: &[u32] = if KERNELS_ACCEPT_ALL {

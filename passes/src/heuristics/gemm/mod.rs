@@ -193,15 +193,20 @@ impl GemmChoice {
     }
 }
 
-/// Puts the simplest of the candidates that take as long as the fastest first: the model is blind below a percent, and
-/// a cluster waits for its slower block.
+/// Puts the simplest of the candidates that take as long as the fastest first, and of those the one that computes the
+/// least beside the product: the model is blind below a percent, a cluster waits for its slower block, and work in
+/// vain takes power.
 fn prefer_simple(sorted: &mut [Estimate]) {
     let Some(least) = sorted.first().map(|e| e.cycles) else {
         return;
     };
     let alike = sorted.partition_point(|e| e.cycles <= least + least / 100);
     // The first of equals, so that the faster one stays before the slower.
-    let simplest = (0..alike).min_by_key(|&i| (effort(sorted[i].tile), i));
+    let simplest = (0..alike).min_by_key(|&i| {
+        let e = &sorted[i];
+        let computed = e.tiles * u64::from(e.tile.m) * u64::from(e.tile.n);
+        (effort(e.tile), computed, i)
+    });
     if let Some(simplest) = simplest {
         sorted[..=simplest].rotate_right(1);
     }

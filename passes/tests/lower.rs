@@ -351,7 +351,6 @@ fn products_take_their_operands_in_one_order() {
 }
 
 #[test]
-#[ignore = "code generation has no tile for SwiGLU behind a product yet (heuristics::gemm::candidates)"]
 fn swiglu_behind_a_product_is_part_of_its_launch() {
     let program = lowered(GATED);
     assert_eq!(

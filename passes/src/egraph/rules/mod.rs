@@ -44,7 +44,7 @@ pub(super) struct Rule {
 }
 
 /// Whether builds use the rules of [`epilogue`]: only while code generation has the kernels of their right sides.
-const EPILOGUES: bool = false;
+const EPILOGUES: bool = true;
 
 /// Every rule, set by set; each round of saturation searches for them in this order.
 pub(super) fn all() -> impl Iterator<Item = &'static Rule> {

@@ -52,13 +52,15 @@ fn stuck(k: u32, limit_ns: i64, report: bool) -> (SimError, [u64; 2]) {
         assert_eq!(bytes, 8);
         gpu.write(at, &status.to_le_bytes()).expect("it is mapped");
     }
-    let map = |box_rows| {
+    let map = |elem, global_address, columns: u32, box_dims: [u32; 2]| {
+        // A box's row is the 128 bytes of the swizzle.
+        let bytes = 128 / box_dims[0];
         TensorMap {
-            elem: TensorElem::Bf16,
-            global_address: data,
-            dims: vec![u64::from(k), u64::from(TILE)],
-            strides: vec![u64::from(k) * 2],
-            box_dims: vec![64, box_rows],
+            elem,
+            global_address,
+            dims: vec![u64::from(columns), u64::from(TILE)],
+            strides: vec![u64::from(columns * bytes)],
+            box_dims: box_dims.to_vec(),
             elem_strides: vec![1, 1],
             swizzle: Swizzle::B128,
             oob_nan: false,
@@ -66,12 +68,12 @@ fn stuck(k: u32, limit_ns: i64, report: bool) -> (SimError, [u64; 2]) {
         .encode()
         .expect("a sound map")
     };
+    let operand = |rows| map(TensorElem::Bf16, data, k, [64, rows]);
     // Half of the rows of A.
-    let values: [&[u8]; 5] = [
-        &map(TILE / 2),
-        &map(TILE),
-        &out.to_le_bytes(),
-        &TILE.to_le_bytes(),
+    let values: [&[u8]; 4] = [
+        &operand(TILE / 2),
+        &operand(TILE),
+        &map(TensorElem::F32, out, TILE, [32, TILE]),
         &TILE.to_le_bytes(),
     ];
     let layout = module.param_layout(&code.name).expect("it has the kernel");

@@ -48,7 +48,9 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
     let (experts, weights) = (p.pointer(), p.pointer());
     let mut smem = SmemMap::default();
     let z = smem.reserve(4 * c.experts, 16);
-    let g = smem.reserve(4 * c.n_group, 16);
+    // LLVM reads the scores four at a time, also behind the last group.
+    let scored = c.n_group.next_multiple_of(4);
+    let g = smem.reserve(4 * scored, 16);
     let launch = rows_launch(32, 0, smem, p.list);
     let body = move |k: &Kernel| {
         let (z, g) = (k.smem().offset(z), k.smem().offset(g));
@@ -97,7 +99,9 @@ pub fn family<'a>(name: &str, c: &'a Route) -> Result<Family<'a>, CodegenError> 
                 first.get()
             };
             group_score.set(sum);
-            g.at(lane * 4).store(sum);
+        });
+        k.if_(lane.lt(scored.cast_signed()), || {
+            g.at(lane * 4).store(group_score.get());
         });
         k.sync_threads();
 

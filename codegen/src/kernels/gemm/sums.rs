@@ -67,7 +67,10 @@ impl<'k> Gemm<'k> {
             warp: thread.ushr(5),
             lane,
             // The same in a whole warpgroup, which ptxas cannot know.
-            group: k.uniform(k.tid().ge(2 * WARPGROUP.cast_signed())),
+            group: match plan.consumers {
+                1 => k.i32(0),
+                _ => k.uniform(k.tid().ge(2 * WARPGROUP.cast_signed())),
+            },
             release: self.ring.releaser(lane),
             position: self.ring.consumer(),
         };
@@ -133,6 +136,12 @@ impl<'k> Consumer<'k> {
         let (gemm, plan) = (&self.gemm, &self.gemm.plan);
         let (from, to) = gemm.k_range(tile);
         let turn = plan.unroll();
+        // A loop of one or two turns stays a loop: in line with what comes after, it would want more registers than there are.
+        let to = if plan.k_blocks() <= 2 * turn {
+            gemm.k.opaque(to)
+        } else {
+            to
+        };
         gemm.k.for_(from, to, turn, |block| {
             for i in 0..turn {
                 let here = Self {

@@ -29,7 +29,7 @@ enum Tool {
     /// Rows that grouped products compute in vain, beside groups padded to 128 rows.
     Waste(waste::Args),
     /// Writes a bundle of candidates to measure on a GPU, and the tuning database from what was measured.
-    Tune(tune::Args),
+    Tune(Box<tune::Args>),
 }
 
 /// Runs the command.

@@ -291,7 +291,7 @@ fn check(p: &GemmProblem) -> Result<(), Error> {
     let swiglu = matches!(p.epilogue, Epilogue::SwigluQuantize { .. });
     let fault = if extents.iter().any(|e| *e == 0 || *e >= most) {
         "rows, columns and depth are at least 1 and below 2^31"
-    } else if p.n % unit != 0 || p.k % unit != 0 {
+    } else if !p.n.is_multiple_of(unit) || !p.k.is_multiple_of(unit) {
         "columns and depth are multiples of 16, of 8 with BF16 operands"
     } else if fp8 && matches!(p.form, GemmForm::Batched { .. }) {
         "a batched product has BF16 operands (--input bf16)"
@@ -299,7 +299,7 @@ fn check(p: &GemmProblem) -> Result<(), Error> {
         "a K-grouped product accumulates, and no other does"
     } else if k_grouped && p.out != DType::F32 {
         "a K-grouped product accumulates in f32"
-    } else if swiglu && (!fp8 || p.out != DType::E4M3 || p.n % 256 != 0) {
+    } else if swiglu && (!fp8 || p.out != DType::E4M3 || !p.n.is_multiple_of(256)) {
         "SwiGLU with quantisation takes FP8 operands, makes e4m3, and has a multiple of 128 columns of gate and of up"
     } else if !swiglu && p.out == DType::E4M3 {
         "e4m3 is made by SwiGLU with quantisation alone"

@@ -1,6 +1,6 @@
 //! `mcc gemm tune`: writes a bundle of candidates to measure, and the tuning database from what was measured.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mcc_passes::heuristics::gemm::Database;
 use mcc_passes::target::Target;
@@ -107,7 +107,7 @@ fn read_report(
     args: &Args,
     named: &[Named],
     target: &Target,
-    read: &PathBuf,
+    read: &Path,
     write: &PathBuf,
 ) -> Result<(), Error> {
     let report = predict::read_measured(read, target)?;

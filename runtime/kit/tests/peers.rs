@@ -49,7 +49,8 @@ fn a_script_without_its_library_says_so_and_skips() {
     for script in scripts() {
         let Some(mut python) = python() else { return };
         let text = std::fs::read_to_string(&script).unwrap();
-        if !text.contains("__main__") {
+        // What compiles with Triton alone does without torch.
+        if !text.contains("__main__") || !text.contains("torch") {
             continue;
         }
         let program = "import runpy, sys\nsys.modules['torch'] = None\nsys.argv = sys.argv[1:]\n\

@@ -26,6 +26,8 @@ use crate::trace::Taken;
 
 /// How long memory may stay unchanged before polling it is a dead-lock.
 const GRACE: Duration = Duration::from_millis(100);
+/// How long a thread that can do nothing waits for those that can.
+const TURN: Duration = Duration::from_micros(20);
 /// Threads, blocks, and bytes of shared memory of an SM (CUDA C Programming
 /// Guide, "Compute Capabilities", 9.0), and what the system takes of a block's.
 const SM_THREADS: u64 = 2048;
@@ -211,6 +213,21 @@ impl<'a> Schedule<'a> {
     /// else the one that has waited longest.
     fn next(&self, waited: bool) -> Next {
         let mut board = self.lock();
+        // Where all that is parked is stuck in this epoch, nothing but a turn under way can help: to run the stuck ones
+        // beside it would only make two threads see each other at work for ever, and neither a dead-lock.
+        while board.running > 0 && !board.parked.is_empty() {
+            let epoch = self.epoch.load(Ordering::Acquire);
+            let stuck = |r: &Resident| r.stuck && r.seen == epoch;
+            if self.stop.load(Ordering::Relaxed)
+                || self.startable(&board).is_some()
+                || !board.parked.iter().all(stuck)
+            {
+                break;
+            }
+            drop(board);
+            std::thread::sleep(TURN);
+            board = self.lock();
+        }
         if self.stop.load(Ordering::Relaxed) {
             return Next::Leave;
         }

@@ -105,6 +105,9 @@ fn packed_16_bit_integers() {
     assert_eq!(run("max.u16x2", a, b), 0xffff_8000);
     assert_eq!(run("max.s16x2", a, b), 0x0001_0003);
     assert_eq!(run("min.relu.s16x2", a, b), 0);
+    assert_eq!(run("min.relu.s32", 5, 7), 5);
+    assert_eq!(run("min.relu.s32", 5, 0xffff_fff0), 0);
+    assert_eq!(run("max.relu.s32", 0xffff_ffff, 0xffff_fff0), 0);
     assert_eq!(run("max.relu.s16x2", 0xffff_0003, 0x8000_8000), 0x0000_0003);
 }
 

@@ -190,9 +190,6 @@ impl<'a> Decoder<'a> {
 
     /// `.u16x2` and `.s16x2`: two operations on 16 bits.
     fn packed16(&mut self, frame: &mut Frame<'a>, inst: &'a Inst, signed: bool) -> Decoded<()> {
-        if inst.has(Mod::Relu) {
-            return unsupported(".relu on packed 16-bit integers");
-        }
         let f = match (inst.op, signed) {
             (PtxOp::Add, _) => A32::Add,
             (PtxOp::Min, true) => A32::MinS,

@@ -67,10 +67,7 @@ impl<'k> Gemm<'k> {
             warp: thread.ushr(5),
             lane,
             // The same in a whole warpgroup, which ptxas cannot know.
-            group: match plan.consumers {
-                1 => k.i32(0),
-                _ => k.uniform(k.tid().ge(2 * WARPGROUP.cast_signed())),
-            },
+            group: k.uniform(k.tid().ge(2 * WARPGROUP.cast_signed())),
             release: self.ring.releaser(lane),
             position: self.ring.consumer(),
         };

@@ -57,14 +57,6 @@ pub struct Descriptor<'k> {
 }
 
 impl<'k> Descriptor<'k> {
-    /// Of what lies `bytes`, a multiple of 16, further.
-    pub fn at(self, bytes: Val<'k, I32>) -> Self {
-        Self {
-            low: self.low + bytes.ushr(4),
-            ..self
-        }
-    }
-
     /// Of what lies `bytes` further.
     pub fn offset(self, bytes: u32) -> Self {
         Self {

@@ -6,7 +6,7 @@
 use mcc_ir::kernel::{Add, Gather, Quantize, Swiglu};
 
 use super::params::MatrixArg;
-use super::row::{CHUNK, QuantRow, RowShape, bf16_at, load8, pack8, round8};
+use super::row::{self, CHUNK, QuantRow, RowShape, bf16_at, load8, pack8, round8};
 use super::{Family, Params};
 use crate::emit::pipeline::SmemMap;
 use crate::emit::{F32, I32, Kernel, Val};
@@ -86,8 +86,7 @@ pub fn swiglu<'a>(name: &str, c: &'a Swiglu) -> Result<Family<'a>, CodegenError>
             |chunk| {
                 let gate = load8(row_of(k, x, row, chunk));
                 let up = load8(row_of(k, x, row, chunk + c.width / CHUNK));
-                // silu(g) = g / (1 + e^-g); for very negative g the quotient is -0, as it should be.
-                let y = std::array::from_fn(|j| gate[j] / (k.exp(-gate[j]) + 1.0) * up[j]);
+                let y = std::array::from_fn(|j| row::swiglu(k, gate[j], up[j]));
                 round8(k, &y)
             },
             |i, v| match scales {

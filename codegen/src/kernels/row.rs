@@ -129,6 +129,11 @@ pub(crate) fn round8<'k>(k: &'k Kernel, x: &[Val<'k, F32>; 8]) -> [Val<'k, F32>;
     std::array::from_fn(|i| pairs[i / 2][i % 2])
 }
 
+/// SwiGLU of one element: `silu(g) = g / (1 + e^-g)`; for very negative g the quotient is -0, as it should be.
+pub(crate) fn swiglu<'k>(k: &'k Kernel, gate: Val<'k, F32>, up: Val<'k, F32>) -> Val<'k, F32> {
+    gate / (k.exp(-gate) + 1.0) * up
+}
+
 /// Where a quantised row goes.
 pub(crate) struct QuantRow<'k> {
     /// Address of the row's codes.

@@ -18,12 +18,11 @@ use mcc_ir::program::{Expr, MapAxes, Param};
 use mcc_ir::types::DType;
 
 use super::super::roles::{SMEM_LIMIT, WARPGROUP};
+pub(super) use super::super::tiles::ROW_BYTES;
 use super::super::{Launch, unsupported};
 use crate::emit::pipeline::{RingLayout, SmemMap};
 use crate::error::CodegenError;
 
-/// Bytes of K of a stage, which are those of a tile's row: the span of the 128-byte swizzle.
-pub(super) const ROW_BYTES: u32 = 128;
 /// Elements of K and of N that share a weight scale, at least along K.
 pub(super) const SCALE_BLOCK: u32 = 128;
 /// Rows of `wgmma`.

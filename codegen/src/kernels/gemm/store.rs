@@ -19,7 +19,7 @@ use crate::emit::bulk::StoreMode;
 use crate::emit::pipeline::Position;
 use crate::emit::{F32, I32, Shared, Val};
 use crate::kernels::roles::WARPGROUP;
-use crate::kernels::row::{AMAX_FLOOR, E4M3_MAX};
+use crate::kernels::row::{self, AMAX_FLOOR, E4M3_MAX};
 
 /// Bytes of a unit of the swizzle.
 const UNIT: u32 = 16;
@@ -265,8 +265,7 @@ impl<'k> Consumer<'k> {
                     let at = |wave: usize, c: usize| sums[wave][4 * j + 2 * half + c].get();
                     let gate = round(at(0, 0), at(0, 1));
                     let up = round(at(1, 0), at(1, 1));
-                    // silu(g) = g / (1 + e^-g); for very negative g the quotient is -0, as it should be.
-                    let [x, y] = [0, 1].map(|c| gate[c] / (k.exp(-gate[c]) + 1.0) * up[c]);
+                    let [x, y] = [0, 1].map(|c| row::swiglu(k, gate[c], up[c]));
                     let [x, y] = round(x, y);
                     match weight {
                         Some(w) => round(x * w, y * w),

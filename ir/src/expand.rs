@@ -46,6 +46,16 @@ impl Op {
                 let y = add(Self::RmsNorm { eps: *eps }, &[sum, w])?;
                 vec![sum, y, add(Self::Quantize, &[y])?]
             }
+            (Self::CombineAdd, &[y, slots, weights, r]) => {
+                let y = add(Self::Combine, &[y, slots, weights])?;
+                vec![add(Self::Add, &[y, r])?]
+            }
+            (Self::CombineAddRmsNormQuantize { eps }, &[y, slots, weights, r, w]) => {
+                let y = add(Self::Combine, &[y, slots, weights])?;
+                let sum = add(Self::Add, &[y, r])?;
+                let y = add(Self::RmsNorm { eps: *eps }, &[sum, w])?;
+                vec![sum, y, add(Self::Quantize, &[y])?]
+            }
             (Self::SwigluQuantize, &[x]) => {
                 let y = add(Self::Swiglu, &[x])?;
                 vec![add(Self::Quantize, &[y])?]

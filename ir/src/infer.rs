@@ -22,9 +22,10 @@ type Inferred = Result<Vec<Type>, TypeError>;
 const GROUP: u64 = ScaleBlock::ACTIVATION.cols as u64;
 
 pub(crate) fn gather(s: &Signature<'_>) -> Inferred {
-    let [_, d] = s.dims(0)?;
+    let table = s.ty(0);
+    let [_, d] = s.movable_rows(0)?;
     let [r] = s.dims(1)?;
-    Ok(vec![Type::new(BF16, [r, d])])
+    Ok(vec![table.with_shape(vec![r.clone(), d.clone()])])
 }
 
 pub(crate) fn add(s: &Signature<'_>) -> Inferred {
@@ -321,6 +322,46 @@ pub(crate) fn reshape(s: &Signature<'_>, shape: &[Dim]) -> Inferred {
     Ok(vec![to])
 }
 
+/// Both are axes of operand 0.
+fn axis_of(s: &Signature<'_>, name: &'static str, axis: usize) -> Result<(), TypeError> {
+    let x = s.ty(0);
+    if axis < x.rank() {
+        return Ok(());
+    }
+    let expected = format!("below {}, the number of axes of {x}", x.rank());
+    Err(s.attr(name, expected, axis))
+}
+
+pub(crate) fn transpose(s: &Signature<'_>, a: usize, b: usize) -> Inferred {
+    let x = s.ty(0);
+    axis_of(s, "a", a)?;
+    axis_of(s, "b", b)?;
+    if block_extent(x, a) != block_extent(x, b) {
+        let expected =
+            format!("an axis along which the scale blocks of {x} are as long as along axis {a}");
+        return Err(s.attr("b", expected, b));
+    }
+    let mut shape = x.shape.clone();
+    shape.swap(a, b);
+    Ok(vec![x.with_shape(shape)])
+}
+
+pub(crate) fn expand(s: &Signature<'_>, axis: usize, len: u64) -> Inferred {
+    let x = s.ty(0);
+    axis_of(s, "axis", axis)?;
+    if x.shape[axis] != Dim::Const(1) || block_extent(x, axis) != 1 {
+        let expected =
+            format!("an axis of extent 1 in {x}, and one along which no scale block runs");
+        return Err(s.attr("axis", expected, axis));
+    }
+    if len == 0 {
+        return Err(s.attr("len", "at least 1", len));
+    }
+    let mut shape = x.shape.clone();
+    shape[axis] = Dim::Const(len);
+    Ok(vec![x.with_shape(shape)])
+}
+
 pub(crate) fn cache_write(s: &Signature<'_>) -> Inferred {
     let [_, d] = s.dims(0)?;
     let [t, _] = s.dims(1)?;
@@ -390,14 +431,7 @@ pub(crate) fn route(
 
 pub(crate) fn dispatch(s: &Signature<'_>, n_experts: u32) -> Inferred {
     let x = s.ty(0);
-    let scale_ok = matches!(
-        (x.dtype, x.scale),
-        (BF16, None) | (E4M3, Some(ScaleBlock::ACTIVATION))
-    );
-    let [t, d] = match x.shape.as_slice() {
-        [t, d] if scale_ok => [t, d],
-        _ => return Err(s.operand(0, s.form(0))),
-    };
+    let [t, d] = s.movable_rows(0)?;
     let [_, _] = s.dims(1)?;
     s.same(1, 0, "T", t)?;
     let k = s.constant(1, 1, "k")?;
@@ -416,15 +450,59 @@ pub(crate) fn dispatch(s: &Signature<'_>, n_experts: u32) -> Inferred {
     ])
 }
 
-pub(crate) fn combine(s: &Signature<'_>) -> Inferred {
+pub(crate) fn append_expert(s: &Signature<'_>, weight: F32) -> Inferred {
+    let [t, k] = s.dims(0)?;
+    let [_, _] = s.dims(1)?;
+    s.same(1, 0, "T", t)?;
+    s.same(1, 1, "k", k)?;
+    s.finite("weight", weight, f32::MIN)?;
+    let slots = s.constant(0, 1, "k")?.checked_add(1);
+    let slots = slots.ok_or_else(|| s.operand(0, "an extent k that 1 can be added to"))?;
+    let shape = [t.clone(), Dim::Const(slots)];
+    Ok(vec![Type::new(I32, &shape), Type::new(DF32, &shape)])
+}
+
+pub(crate) fn row_weights_of_slots(s: &Signature<'_>) -> Inferred {
+    let [t, k] = s.dims(0)?;
+    let rows = s.times(0, t, s.constant(0, 1, "k")?)?;
+    let [_, _] = s.dims(1)?;
+    s.same(1, 0, "T", t)?;
+    s.same(1, 1, "k", k)?;
+    Ok(vec![Type::new(DF32, [rows])])
+}
+
+pub(crate) fn combine_sum(s: &Signature<'_>) -> Inferred {
     let [_, d] = s.dims(0)?;
-    let [t, k] = s.dims(1)?;
+    let [t, _] = s.dims(1)?;
     let rows = s.times(1, t, s.constant(1, 1, "k")?)?;
     s.same(0, 0, "k*T", &rows)?;
+    Ok(vec![Type::new(BF16, [t, d])])
+}
+
+pub(crate) fn combine(s: &Signature<'_>) -> Inferred {
+    let [t, k] = s.dims(1)?;
+    let types = combine_sum(s)?;
     let [_, _] = s.dims(2)?;
     s.same(2, 0, "T", t)?;
     s.same(2, 1, "k", k)?;
-    Ok(vec![Type::new(BF16, [t, d])])
+    Ok(types)
+}
+
+pub(crate) fn combine_add(s: &Signature<'_>) -> Inferred {
+    let sum = combine(s)?;
+    let [_, d] = s.dims(0)?;
+    let [t, _] = s.dims(1)?;
+    let [_, _] = s.dims(3)?;
+    s.same(3, 0, "T", t)?;
+    s.same(3, 1, "D", d)?;
+    Ok(sum)
+}
+
+pub(crate) fn combine_add_rms_norm_quantize(s: &Signature<'_>, eps: F32) -> Inferred {
+    combine_add(s)?;
+    let y = norm(s, 3, 4, eps)?;
+    let q = quantized(&y);
+    Ok(vec![y.clone(), y, q])
 }
 
 pub(crate) fn sample(s: &Signature<'_>) -> Inferred {

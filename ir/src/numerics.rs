@@ -182,6 +182,26 @@ pub fn quantize_rows(x: &[f32], width: usize) -> QuantizedRows {
 
 /// [`quantize_rows`] with groups of that many channels.
 pub fn quantize_groups(x: &[f32], width: usize, group: usize) -> QuantizedRows {
+    quantize_groups_by(x, width, group, block_scale)
+}
+
+/// [`quantize_rows`] with the scale rounded up to a power of two.
+pub fn quantize_rows_pow2(x: &[f32], width: usize) -> QuantizedRows {
+    quantize_groups_by(x, width, BLOCK, |amax| round_up_pow2(block_scale(amax)))
+}
+
+/// The least power of two that is not below `x`, which is positive and normal: `2^ceil(log2 x)` without a logarithm.
+fn round_up_pow2(x: f32) -> f32 {
+    const MANTISSA: u32 = (1 << 23) - 1;
+    f32::from_bits((x.to_bits() + MANTISSA) & !MANTISSA)
+}
+
+fn quantize_groups_by(
+    x: &[f32],
+    width: usize,
+    group: usize,
+    scale_of: impl Fn(f32) -> f32,
+) -> QuantizedRows {
     let group = group.max(1);
     let groups = width.div_ceil(group);
     let rows = x.len().checked_div(width).unwrap_or(0);
@@ -190,7 +210,7 @@ pub fn quantize_groups(x: &[f32], width: usize, group: usize) -> QuantizedRows {
     for row in x.chunks_exact(width.max(1)) {
         for group in row.chunks(group) {
             let amax = group.iter().fold(0f32, |m, v| m.max(v.abs()));
-            let scale = block_scale(amax);
+            let scale = scale_of(amax);
             scales.push(scale);
             codes.extend(group.iter().map(|&v| e4m3_encode(v / scale)));
         }

@@ -216,8 +216,9 @@ macro_rules! op_table {
 op_table! {
     /// Selects rows of a table: an embedding lookup, or the rows that need logits.
     ///
-    /// `out[r, :] = table[index[r], :]`
-    "gather" Gather(table: "bf16[N, D]", index: "i32[R]") -> (out: "bf16[R, D]") = gather();
+    /// `out[r, :] = table[index[r], :]`; of a block-scaled table codes and scales alike.
+    "gather" Gather(table: "bf16[N, D] or e4m3[N, D]/f32[1x128]", index: "i32[R]")
+        -> (out: "bf16[R, D] or e4m3[R, D]/f32[1x128]") = gather();
 
     /// Elementwise sum, computed in f32 and rounded once.
     "add" Add(a: "bf16[..] or f32[..]", b: "bf16[..] or f32[..]") -> (out: "bf16[..] or f32[..]") = add();
@@ -241,6 +242,12 @@ op_table! {
         /// Elements that share a scale: 256 or 512; `none`: all of the last axis, which is then constant.
         group: u32 | none = NO_PROMOTION,
     } -> (out: "e4m3[.., K]/f32[1xG]") = quantize_wide(*group);
+
+    /// `quantize` with scales that are powers of two: `s = 2^ceil(log2(amax / 448))`.
+    ///
+    /// Codes of a group whose scale changes by powers of two hold the same numbers, so a value may be quantised
+    /// again, in other groups, without a second rounding of what both groups can hold.
+    "quantize_pow2" QuantizePow2(x: "bf16[.., K]") -> (out: "e4m3[.., K]/f32[1x128]") = quantize();
 
     /// Multiplies each row by its own weight, in f32, rounded once.
     ///
@@ -356,6 +363,22 @@ op_table! {
         shape: Vec<Dim>,
     } -> (out: "any") = reshape(shape);
 
+    /// Swaps two axes. Of a block-scaled value the scale blocks are as long along one as along the other.
+    "transpose" Transpose(x: "any") {
+        /// One axis, outermost is 0.
+        a: usize,
+        /// The other one.
+        b: usize,
+    } -> (out: "any") = transpose(*a, *b);
+
+    /// Repeats a value along an axis of extent 1.
+    "expand" Expand(x: "any") {
+        /// The axis, outermost is 0; scale blocks do not run along it.
+        axis: usize,
+        /// Its extent in the result.
+        len: u64,
+    } -> (out: "any") = expand(*axis, *len);
+
     /// Writes this step's rows into a cache: the result is `cache` with row `positions[t]` replaced by `x[t]`.
     "cache_write" CacheWrite(cache: "bf16[C, D]", x: "bf16[T, D]", positions: "i32[T]") -> (out: "bf16[C, D]") = cache_write();
 
@@ -395,6 +418,16 @@ op_table! {
         normalize: bool,
     } -> (experts: "i32[T, k]", weights: "f32[T, k]") = route(*top_k, *n_group, *topk_group, *scaling);
 
+    /// Adds one more expert to each token's: a shared expert, as one that is always chosen.
+    ///
+    /// `experts[t, k] = expert`, `weights[t, k] = weight`; the slots before are copied.
+    "append_expert" AppendExpert(experts: "i32[T, k]", weights: "f32[T, k]") {
+        /// Number of the expert.
+        expert: u32,
+        /// Its weight for every token.
+        weight: F32,
+    } -> (experts: "i32[T, k + 1]", weights: "f32[T, k + 1]") = append_expert(*weight);
+
     /// Copies each token's row once for each of its experts, grouped by expert.
     ///
     /// Expert `e` owns `rows[offsets[e]..offsets[e + 1]]`, in ascending order of the flat (token, slot) index,
@@ -412,6 +445,14 @@ op_table! {
     ///
     /// `out[t] = sum_s weights[t, s] * y[slots[t, s]]`, f32 fused multiply-adds in slot order from 0, rounded once.
     "combine" Combine(y: "bf16[k*T, D]", slots: "i32[T, k]", weights: "f32[T, k]") -> (out: "bf16[T, D]") = combine();
+
+    /// The weight of each row of `dispatch`: `out[slots[t, s]] = weights[t, s]`.
+    "row_weights" RowWeights(slots: "i32[T, k]", weights: "f32[T, k]") -> (out: "f32[k*T]") = row_weights_of_slots();
+
+    /// Sum of each token's expert rows: `combine` of rows that carry their weights.
+    ///
+    /// `out[t] = sum_s y[slots[t, s]]`, f32 additions in slot order from 0, rounded once.
+    "combine_sum" CombineSum(y: "bf16[k*T, D]", slots: "i32[T, k]") -> (out: "bf16[T, D]") = combine_sum();
 
     /// Draws a token for each row.
     ///
@@ -438,6 +479,22 @@ op_table! {
         /// As for `rms_norm`.
         eps: F32,
     } -> (sum: "bf16[.., D]", y: "bf16[.., D]", q: "e4m3[.., D]/f32[1x128]") fused = add_rms_norm_quantize(*eps);
+
+    /// `out = add(combine(y, slots, weights), r)`
+    "combine_add" CombineAdd(y: "bf16[k*T, D]", slots: "i32[T, k]", weights: "f32[T, k]", r: "bf16[T, D]")
+        -> (out: "bf16[T, D]") fused = combine_add();
+
+    /// `sum = add(combine(y, slots, weights), r); y = rms_norm(sum, w); q = quantize(y)`
+    "combine_add_rms_norm_quantize" CombineAddRmsNormQuantize(
+        y: "bf16[k*T, D]",
+        slots: "i32[T, k]",
+        weights: "f32[T, k]",
+        r: "bf16[T, D]",
+        w: "bf16[D]"
+    ) {
+        /// As for `rms_norm`.
+        eps: F32,
+    } -> (sum: "bf16[T, D]", y: "bf16[T, D]", q: "e4m3[T, D]/f32[1x128]") fused = combine_add_rms_norm_quantize(*eps);
 
     /// `q = quantize(swiglu(x))`
     "swiglu_quantize" SwigluQuantize(x: "bf16[.., 2*I]") -> (q: "e4m3[.., I]/f32[1x128]") fused = swiglu_quantize();

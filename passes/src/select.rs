@@ -265,6 +265,16 @@ impl<'a> Lowering<'a> {
             Op::Combine => self.combine(node),
 
             Op::Concat { .. } => Err(self.no_kernel(node, "no kernel joins values", ABSORBED)),
+            Op::Transpose { .. } => Err(self.no_kernel(
+                node,
+                "no kernel turns activations",
+                "use a parameter made by `transpose(..)`, or of other values what was there before",
+            )),
+            Op::Expand { .. } => Err(self.no_kernel(
+                node,
+                "no kernel repeats values",
+                "`attention` takes one key head for all query heads as it is",
+            )),
             Op::CacheWrite => {
                 Err(self.no_kernel(node, "no kernel writes a cache by itself", ABSORBED))
             }
@@ -273,6 +283,20 @@ impl<'a> Lowering<'a> {
                 "no kernel weights rows by itself",
                 "it is supported where a rewrite to `matmul_swiglu_scale_quantize` or \
                  `grouped_matmul_swiglu_scale_quantize` absorbs it: write quantize(scale_rows(swiglu(product)))",
+            )),
+            Op::RowWeights
+            | Op::CombineSum
+            | Op::AppendExpert { .. }
+            | Op::CombineAdd
+            | Op::CombineAddRmsNormQuantize { .. } => Err(self.no_kernel(
+                node,
+                "no kernel computes this form of routing",
+                "write combine(rows, slots, weights), and add to it what comes beside",
+            )),
+            Op::QuantizePow2 => Err(self.no_kernel(
+                node,
+                "no kernel rounds scales to powers of two",
+                "use `quantize`, whose scales are exact",
             )),
             Op::QuantizeWide { .. } => Err(self.no_kernel(
                 node,

@@ -177,6 +177,12 @@ impl Tensor {
         self.add_op(Op::QuantizeWide { group }, &[self])
     }
 
+    /// [`Tensor::quantize`] with scales that are powers of two.
+    #[track_caller]
+    pub fn quantize_pow2(&self) -> Tensor {
+        self.add_op(Op::QuantizePow2, &[self])
+    }
+
     /// Each row times its own weight.
     #[track_caller]
     pub fn scale_rows(&self, weights: &impl Operand) -> Tensor {
@@ -286,6 +292,18 @@ impl Tensor {
             return Tensor::poisoned(&self.entry);
         }
         self.add_op(Op::Reshape { shape }, &[self])
+    }
+
+    /// Axes `a` and `b` change places.
+    #[track_caller]
+    pub fn transpose(&self, a: usize, b: usize) -> Tensor {
+        self.add_op(Op::Transpose { a, b }, &[self])
+    }
+
+    /// Repeats the only index of an axis `len` times.
+    #[track_caller]
+    pub fn expand(&self, axis: usize, len: u64) -> Tensor {
+        self.add_op(Op::Expand { axis, len }, &[self])
     }
 
     /// Chooses each token's experts by its logits: `(experts [T, k], weights [T, k])`.

@@ -80,6 +80,13 @@ pub(super) fn quantize_wide(x: &Tensor, group: u32) -> Result<Tensor, EvalError>
     Ok(Tensor::scaled(x.shape(), q.codes, q.scales, block)?)
 }
 
+/// E4M3 with a power of two as scale per 128 of the last axis.
+pub(super) fn quantize_pow2(x: &Tensor) -> Result<Tensor, EvalError> {
+    let q = numerics::quantize_rows_pow2(float("quantize_pow2", x)?, width(x));
+    let block = ScaleBlock::ACTIVATION;
+    Ok(Tensor::scaled(x.shape(), q.codes, q.scales, block)?)
+}
+
 /// Each row times its weight in FP32, rounded once.
 pub(super) fn scale_rows(x: &Tensor, s: &Tensor) -> Result<Tensor, EvalError> {
     let op = "scale_rows";

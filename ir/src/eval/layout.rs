@@ -190,34 +190,64 @@ pub(super) fn take_rows(x: &Tensor, index: &[usize]) -> Option<Tensor> {
 
 /// Swaps the last two axes.
 pub(super) fn transpose(x: &Tensor) -> Option<Tensor> {
-    fn swap<T: Copy>(data: &[T], shape: &[usize]) -> Vec<T> {
-        let [.., rows, cols] = *shape else {
-            return data.to_vec();
-        };
-        data.chunks_exact((rows * cols).max(1))
-            .flat_map(|m| (0..cols).flat_map(move |c| (0..rows).map(move |r| m[r * cols + c])))
-            .collect()
+    let rank = x.shape().len();
+    swap_axes(x, rank.checked_sub(2)?, rank.checked_sub(1)?)
+}
+
+/// The elements of `data` in the order that they have after axes `a < b` changed places.
+fn swap_array<T: Copy>(data: &[T], shape: &[usize], a: usize, b: usize) -> Vec<T> {
+    // As five axes: before, a, between, b, after.
+    let extent = |axes: std::ops::Range<usize>| shape[axes].iter().product::<usize>();
+    let (before, between, after) = (extent(0..a), extent(a + 1..b), extent(b + 1..shape.len()));
+    let mut out = Vec::with_capacity(data.len());
+    for outer in 0..before {
+        for j in 0..shape[b] {
+            for middle in 0..between {
+                for i in 0..shape[a] {
+                    let row = ((outer * shape[a] + i) * between + middle) * shape[b] + j;
+                    out.extend_from_slice(&data[row * after..(row + 1) * after]);
+                }
+            }
+        }
     }
+    out
+}
+
+/// Swaps two axes; `None` when one is missing. Scale blocks turn with the last two; where another axis changes places
+/// with one of these, blocks must not run along either.
+pub(super) fn swap_axes(x: &Tensor, a: usize, b: usize) -> Option<Tensor> {
     let shape = x.shape();
     let rank = shape.len();
-    if rank < 2 {
+    if a.max(b) >= rank {
         return None;
     }
+    let (a, b) = (a.min(b), a.max(b));
+    if a == b {
+        return Some(x.clone());
+    }
     let mut out = shape.to_vec();
-    out.swap(rank - 1, rank - 2);
+    out.swap(a, b);
     match x.data() {
-        Data::F32(v) => Tensor::f32(&out, swap(v, shape)),
-        Data::Bf16(v) => Tensor::bf16(&out, swap(v, shape)),
-        Data::I32(v) => Tensor::i32(&out, swap(v, shape)),
+        Data::F32(v) => Tensor::f32(&out, swap_array(v, shape, a, b)),
+        Data::Bf16(v) => Tensor::bf16(&out, swap_array(v, shape, a, b)),
+        Data::I32(v) => Tensor::i32(&out, swap_array(v, shape, a, b)),
         Data::Scaled(s) => {
-            let block = ScaleBlock {
-                rows: s.block.cols,
-                cols: s.block.rows,
+            let block = if a + 2 == rank {
+                ScaleBlock {
+                    rows: s.block.cols,
+                    cols: s.block.rows,
+                }
+            } else {
+                s.block
             };
+            let along = |axis| block_extent(s.block, rank, axis);
+            if a + 2 != rank && along(a) != along(b) {
+                return None;
+            }
             Tensor::scaled(
                 &out,
-                swap(&s.codes, shape),
-                swap(&s.scales, &scale_shape(shape, s.block)),
+                swap_array(&s.codes, shape, a, b),
+                swap_array(&s.scales, &scale_shape(shape, s.block), a, b),
                 block,
             )
         }

@@ -34,6 +34,7 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], dims: &Dims) -> Result<Vec<Tensor>
         (Op::RmsNorm { eps }, &[x, w]) => dense::rms_norm(x, w, eps.get())?,
         (Op::Quantize, &[x]) => dense::quantize(x)?,
         (Op::QuantizeWide { group }, &[x]) => dense::quantize_wide(x, *group)?,
+        (Op::QuantizePow2, &[x]) => dense::quantize_pow2(x)?,
         (Op::ScaleRows, &[x, s]) => dense::scale_rows(x, s)?,
         (Op::Dequantize, &[x]) => dense::dequantize(x)?,
         (Op::Matmul { out, promote }, &[x, w]) => product::matmul(x, w, *out, *promote)?,
@@ -56,6 +57,11 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], dims: &Dims) -> Result<Vec<Tensor>
         }
         (Op::Concat { axis }, xs) => layout::concat(xs, *axis).ok_or_else(misfit)?,
         (Op::Reshape { shape }, &[x]) => x.reshaped(&resolve(shape, dims)?).ok_or_else(misfit)?,
+        (Op::Transpose { a, b }, &[x]) => layout::swap_axes(x, *a, *b).ok_or_else(misfit)?,
+        (Op::Expand { axis, len }, &[x]) => {
+            let copies = vec![x; usize::try_from(*len).map_err(|_| misfit())?];
+            layout::concat(&copies, *axis).ok_or_else(misfit)?
+        }
         (Op::CacheWrite, &[cache, x, positions]) => routing::cache_write(cache, x, positions)?,
         (Op::Attention { scale }, &[q, q_rope, k, k_rope, v, positions]) => {
             attention(&Attention {
@@ -90,6 +96,12 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], dims: &Dims) -> Result<Vec<Tensor>
         (Op::Dispatch { n_experts }, &[x, experts]) => {
             return Ok(routing::dispatch(x, experts, *n_experts as usize)?.into());
         }
+        (Op::AppendExpert { expert, weight }, &[experts, weights]) => {
+            let results = routing::append_expert(experts, weights, *expert, weight.get())?;
+            return Ok(results.into());
+        }
+        (Op::RowWeights, &[slots, weights]) => routing::row_weights(slots, weights)?,
+        (Op::CombineSum, &[y, slots]) => routing::combine_sum(y, slots)?,
         (Op::Combine, &[y, slots, weights]) => routing::combine(y, slots, weights)?,
         (Op::Sample, &[logits, temperature, top_p, uniform]) => {
             routing::sample(logits, temperature, top_p, uniform)?

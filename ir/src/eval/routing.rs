@@ -116,6 +116,47 @@ pub(super) fn dispatch(
     ])
 }
 
+/// One more expert and its weight behind each token's.
+pub(super) fn append_expert(
+    experts: &Tensor,
+    weights: &Tensor,
+    expert: u32,
+    weight: f32,
+) -> Result<[Tensor; 2], EvalError> {
+    let op = "append_expert";
+    let expert = i32::try_from(expert)
+        .map_err(|_| EvalError::operands(op, "the expert's number does not fit i32"))?;
+    let (tokens, k) = (experts.shape()[0], experts.shape()[1]);
+    fn behind<T: Copy>(data: &[T], k: usize, last: T) -> Vec<T> {
+        let rows = data.chunks_exact(k.max(1));
+        rows.flat_map(|row| row.iter().copied().chain([last]))
+            .collect()
+    }
+    let shape = [tokens, k + 1];
+    Ok([
+        Tensor::i32(&shape, behind(int(op, experts)?, k, expert))?,
+        Tensor::f32(&shape, behind(float(op, weights)?, k, weight))?,
+    ])
+}
+
+/// The weight of each dispatched row.
+pub(super) fn row_weights(slots: &Tensor, weights: &Tensor) -> Result<Tensor, EvalError> {
+    let op = "row_weights";
+    let weights = float(op, weights)?;
+    let mut out = vec![0.0; weights.len()];
+    let rows = indices(op, "slot", int(op, slots)?, weights.len())?;
+    for (row, weight) in rows.into_iter().zip(weights) {
+        out[row] = *weight;
+    }
+    Ok(Tensor::f32(&[out.len()], out)?)
+}
+
+/// `sum_s y[slots[t, s]]`: FP32 additions in slot order from 0, one rounding.
+pub(super) fn combine_sum(y: &Tensor, slots: &Tensor) -> Result<Tensor, EvalError> {
+    let ones = vec![1.0; slots.shape().iter().product()];
+    combine(y, slots, &Tensor::f32(slots.shape(), ones)?)
+}
+
 /// `sum_s weights[t, s] * y[slots[t, s]]`: FP32 FMA in slot order from 0, one rounding.
 pub(super) fn combine(y: &Tensor, slots: &Tensor, weights: &Tensor) -> Result<Tensor, EvalError> {
     let op = "combine";

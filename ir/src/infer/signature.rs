@@ -94,6 +94,19 @@ impl<'a> Signature<'a> {
         }
     }
 
+    /// The axes of operand `i`, whose rows can be moved one by one: bf16, or block-scaled along rows.
+    pub(super) fn movable_rows(&self, i: usize) -> Result<&'a [Dim; 2], TypeError> {
+        let ty = self.ty(i);
+        let movable = matches!(
+            (ty.dtype, ty.scale),
+            (BF16, None) | (E4M3, Some(ScaleBlock::ACTIVATION))
+        );
+        match <&[Dim; 2]>::try_from(ty.shape.as_slice()) {
+            Ok(dims) if movable => Ok(dims),
+            _ => Err(self.operand(i, self.form(i))),
+        }
+    }
+
     /// Shape of operand `i` split before its last axis; it must be bf16.
     pub(super) fn bf16_rows(&self, i: usize) -> Result<(&'a [Dim], &'a Dim), TypeError> {
         let ty = self.ty(i);

@@ -70,6 +70,15 @@ entry @everything(tokens: i32[T], positions: i32[T], rows: i32[R], "0": f32[R], 
   %50 = masked_matmul %held, @experts, %counts {out = bf16, promote = 128} : bf16[4, 32, 512]
   %51 = quantize %grown : e4m3[64, 128*R]/f32[1x128]
   %52 = weight_grad %51, %51, %21, @gradient {promote = 128} : f32[4, 64, 64]
+  %53 = quantize_pow2 %1 : e4m3[T, 256]/f32[1x128]
+  %54 = gather %53, %rows : e4m3[R, 256]/f32[1x128]
+  %55 = transpose %10 {a = 0, b = 1} : bf16[2, T, 192]
+  %56 = expand %13 {axis = 1, len = 3} : bf16[C, 3, 192]
+  %57, %58 = append_expert %18, %19 {expert = 4, weight = 1.0} : i32[T, 3], f32[T, 3]
+  %59 = row_weights %57, %58 : f32[3*T]
+  %60 = combine_sum %24, %22 : bf16[T, 256]
+  %61 = combine_add %24, %22, %19, %60 : bf16[T, 256]
+  %62, %63, %64 = combine_add_rms_norm_quantize %24, %22, %19, %61, @norm {eps = 1e-6} : bf16[T, 256], bf16[T, 256], e4m3[T, 256]/f32[1x128]
   update @l0.cache = %11
   update @gradient = %52
   return logits = %37, next = %38, "sum of experts" = %26, same = %tokens

@@ -14,6 +14,11 @@ use crate::error::PassError;
 impl Lowering<'_> {
     /// `gather(table, index)`
     pub(super) fn gather(&mut self, node: NodeId) -> Result<(), PassError> {
+        let table = self.graph.operands(node)[0];
+        if self.graph.ty(table).scale.is_some() {
+            let bf16 = "gather from the BF16 value, and quantise the rows taken";
+            return Err(self.unsupported(node, table, "no kernel gathers scales", bf16));
+        }
         let mut args = vec![self.whole(node, 0)?, self.whole(node, 1)?];
         let width = self.width(node, args[0].value)?;
         args.extend(self.out_rows(node, 0)?);

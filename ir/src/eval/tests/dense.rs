@@ -48,6 +48,30 @@ fn quantize_then_dequantize_keeps_three_bits() {
 }
 
 #[test]
+fn scales_may_be_powers_of_two() {
+    // amax / 448 is exactly 1, a little more, a little less; without it the 1/64 counts, 2^-14.8 of 448.
+    for (amax, scale) in [
+        (448.0, 1.0),
+        (450.0, 2.0),
+        (446.0, 1.0),
+        (224.0, 0.5),
+        (0.0, 2f32.powi(-14)),
+    ] {
+        let q = eval1(Op::QuantizePow2, &[&bf16(&[1, 2], &[amax, -1.0 / 64.0])]);
+        let scaled = q.as_scaled().expect("quantised");
+        assert_eq!(scaled.scales, [scale], "{amax}");
+    }
+    // 225 is between the codes of 224 and 240 and goes to 224, which half the scale can hold: codes change, values
+    // do not.
+    let q = eval1(Op::QuantizePow2, &[&bf16(&[1, 2], &[225.0, 3.0])]);
+    let back = eval1(Op::Dequantize, &[&q]);
+    let again = eval1(Op::QuantizePow2, &[&back]);
+    assert_ne!(q, again);
+    assert_eq!(back, eval1(Op::Dequantize, &[&again]));
+    assert_eq!(back, bf16(&[1, 2], &[224.0, 3.0]));
+}
+
+#[test]
 fn weights_dequantise_block_by_block() {
     // Blocks of [130, 200]: 2 x 2, edges partial; two matrices.
     let (rows, cols) = (130, 200);

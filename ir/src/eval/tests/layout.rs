@@ -103,6 +103,54 @@ fn gather_and_cache_write_move_whole_rows() {
 }
 
 #[test]
+fn axes_change_places_and_repeat() {
+    // x[i, j, k] = 100 i + 10 j + k.
+    let values: Vec<f32> = (0..2)
+        .flat_map(|i| (0..3).flat_map(move |j| (0..2).map(move |k| (100 * i + 10 * j + k) as f32)))
+        .collect();
+    let x = f32s(&[2, 3, 2], &values);
+    let turned = eval1(Op::Transpose { a: 2, b: 0 }, &[&x]);
+    let expected = [
+        0.0, 100.0, 10.0, 110.0, 20.0, 120.0, 1.0, 101.0, 11.0, 111.0, 21.0, 121.0,
+    ];
+    assert_eq!(turned, f32s(&[2, 3, 2], &expected));
+    let outer = eval1(Op::Transpose { a: 0, b: 1 }, &[&x]);
+    assert_eq!(outer.shape(), [3, 2, 2]);
+    assert_eq!(
+        outer.as_float().map(|v| v[4..8].to_vec()),
+        Some(vec![10.0, 11.0, 110.0, 111.0])
+    );
+    assert_eq!(eval1(Op::Transpose { a: 1, b: 1 }, &[&x]), x);
+
+    // Codes and scales move together: rows of quantised heads.
+    let mut rng = Rng::new(3);
+    let heads = ok(rng.bf16(&[2, 3, 200], 1.0));
+    let quantised_first = eval1(
+        Op::Transpose { a: 0, b: 1 },
+        &[&eval1(Op::Quantize, &[&heads])],
+    );
+    let quantised_last = eval1(
+        Op::Quantize,
+        &[&eval1(Op::Transpose { a: 0, b: 1 }, &[&heads])],
+    );
+    assert_eq!(quantised_first, quantised_last);
+    assert!(
+        refuse(
+            Op::Transpose { a: 1, b: 2 },
+            &[&eval1(Op::Quantize, &[&heads])]
+        )
+        .contains("scale blocks")
+    );
+
+    let one = f32s(&[2, 1, 2], &[1.0, 2.0, 3.0, 4.0]);
+    let three = eval1(Op::Expand { axis: 1, len: 3 }, &[&one]);
+    let expected = [1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 3.0, 4.0, 3.0, 4.0, 3.0, 4.0];
+    assert_eq!(three, f32s(&[2, 3, 2], &expected));
+    assert!(refuse(Op::Expand { axis: 0, len: 3 }, &[&one]).contains("extent 1"));
+    assert!(refuse(Op::Expand { axis: 1, len: 0 }, &[&one]).contains("at least 1"));
+}
+
+#[test]
 fn recipes_build_parameters_from_checkpoint_tensors() {
     use crate::module::ParamSource as Source;
     let mut rng = Rng::new(13);

@@ -201,3 +201,37 @@ fn sample_follows_the_cumulative_mass() {
     assert_eq!(draw(&logits, 0.5, 1.0, 0.22), 1);
     assert_eq!(draw(&logits, 0.5, 1.0, 0.23), 2);
 }
+
+#[test]
+fn a_shared_expert_is_one_more_slot() {
+    let (experts, weights) = (
+        i32s(&[2, 2], &[0, 1, 1, 0]),
+        f32s(&[2, 2], &[0.25, 0.5, 0.75, 1.5]),
+    );
+    let op = Op::AppendExpert {
+        expert: 2,
+        weight: eps(1.0),
+    };
+    let all = eval(op, &[&experts, &weights]);
+    assert_eq!(all[0], i32s(&[2, 3], &[0, 1, 2, 1, 0, 2]));
+    assert_eq!(all[1], f32s(&[2, 3], &[0.25, 0.5, 1.0, 0.75, 1.5, 1.0]));
+}
+
+#[test]
+fn rows_may_carry_their_weights() {
+    let slots = i32s(&[2, 2], &[2, 0, 1, 3]);
+    let weights = f32s(&[2, 2], &[0.5, 2.0, 1.0, -1.0]);
+    assert_eq!(
+        eval1(Op::RowWeights, &[&slots, &weights]),
+        f32s(&[4], &[2.0, 1.0, 0.5, -1.0])
+    );
+    let y = bf16(&[4, 1], &[1.0, 2.0, 4.0, 8.0]);
+    assert_eq!(
+        eval1(Op::CombineSum, &[&y, &slots]),
+        bf16(&[2, 1], &[5.0, 10.0])
+    );
+    assert_eq!(
+        eval1(Op::Combine, &[&y, &slots, &weights]),
+        bf16(&[2, 1], &[4.0, -6.0])
+    );
+}

@@ -14,6 +14,7 @@ use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
 use thiserror::Error;
 
+use crate::marks::{Freedom, Marks};
 use crate::module::{ModuleError, Param, State};
 use crate::op::{Op, Place, TypeError};
 use crate::types::{Name, Type};
@@ -77,6 +78,8 @@ pub struct Node {
     pub results: Vec<Type>,
     /// Where its author wrote it.
     pub loc: Option<SourceLoc>,
+    /// What its author says to the optimiser.
+    pub marks: Marks,
 }
 
 /// A use of a value.
@@ -99,6 +102,8 @@ struct Edge {
 pub struct Graph {
     /// `prefill`, `decode`.
     pub name: Name,
+    /// What the optimiser may do to ops that say nothing else; `None`: what the module says.
+    pub allow: Option<Freedom>,
     /// New values of states, each at most once, applied when the entry ends.
     pub updates: Vec<(Name, ValueId)>,
     /// Named results.
@@ -194,6 +199,7 @@ impl Graph {
                 op,
                 results: vec![ty.clone()],
                 loc: None,
+                marks: Marks::default(),
             }))
         });
         ValueId { node, result: 0 }
@@ -225,7 +231,12 @@ impl Graph {
         }
         let results = op.infer(&types)?;
         let count = results.len();
-        let node = NodeId(self.body.add_node(Node { op, results, loc }));
+        let node = NodeId(self.body.add_node(Node {
+            op,
+            results,
+            loc,
+            marks: Marks::default(),
+        }));
         for (operand, value) in operands.iter().enumerate() {
             self.body.add_edge(
                 value.node.0,
@@ -237,6 +248,14 @@ impl Graph {
             );
         }
         Ok((0..count).map(|result| ValueId { node, result }).collect())
+    }
+
+    /// Sets what the author says about an op.
+    ///
+    /// # Panics
+    /// When the node is not in the graph.
+    pub fn mark(&mut self, id: NodeId, marks: Marks) {
+        self.body[id.0].marks = marks;
     }
 
     /// Adds an op and gives its first result.
@@ -497,7 +516,9 @@ impl Graph {
 /// unused parameters do not count.
 impl PartialEq for Graph {
     fn eq(&self, other: &Self) -> bool {
-        if self.name != other.name || self.inputs.len() != other.inputs.len() {
+        if (&self.name, self.allow) != (&other.name, other.allow)
+            || self.inputs.len() != other.inputs.len()
+        {
             return false;
         }
         let ops = |g: &Self| -> Vec<NodeId> {
@@ -532,8 +553,7 @@ impl PartialEq for Graph {
             && ours.iter().zip(&theirs).all(|(a, b)| {
                 let (m, n) = (self.node(*a), other.node(*b));
                 let (xs, ys) = (self.operands(*a), other.operands(*b));
-                m.op == n.op
-                    && m.results == n.results
+                (&m.op, &m.marks, &m.results) == (&n.op, &n.marks, &n.results)
                     && xs.len() == ys.len()
                     && xs.iter().zip(&ys).all(|(x, y)| same_value(x, y))
             })

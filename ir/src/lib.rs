@@ -12,6 +12,7 @@ mod expand;
 pub mod graph;
 pub mod infer;
 pub mod kernel;
+pub mod marks;
 pub mod module;
 pub mod numerics;
 pub mod op;
@@ -22,6 +23,7 @@ pub mod types;
 pub mod verify;
 
 pub use graph::{Graph, Node, NodeId, SourceLoc, ValueId};
+pub use marks::{Freedom, Marks};
 pub use module::{DimDecl, Module, ModuleError, Param, ParamSource, State, Yarn};
 pub use op::{Op, OpRow, TypeError};
 pub use parse::ParseError;

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::graph::Graph;
+use crate::graph::{Graph, NodeId};
+use crate::marks::Freedom;
 use crate::types::{Name, Type};
 
 /// A named dim with its bounds, both inclusive.
@@ -98,6 +99,8 @@ pub struct Yarn {
 pub struct Module {
     /// As its author calls it.
     pub name: Name,
+    /// What the optimiser may do to the entries that say nothing else.
+    pub allow: Freedom,
     /// Named dims.
     pub dims: Vec<DimDecl>,
     /// Parameters.
@@ -240,6 +243,13 @@ impl Module {
     /// The entry of that name, to change it.
     pub fn entry_mut(&mut self, name: &str) -> Option<&mut Graph> {
         self.entries.iter_mut().find(|e| e.name == name)
+    }
+
+    /// What the optimiser may do to an op of an entry: the op's word, else the entry's, else the module's.
+    #[must_use]
+    pub fn freedom(&self, entry: &Graph, node: NodeId) -> Freedom {
+        let own = entry.node(node).marks.allow;
+        own.or(entry.allow).unwrap_or(self.allow)
     }
 
     fn check_new(&self, name: &Name, ty: &Type, kind: &'static str) -> Result<(), ModuleError> {

@@ -24,6 +24,7 @@ pub(crate) use lex::word_len;
 
 use lex::{Lexer, Pos, Token};
 
+use crate::marks::Freedom;
 use crate::module::Module;
 use crate::types::{DType, Dim, Name, ScaleBlock, Type};
 
@@ -79,7 +80,7 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// `mir 1 model ".." dims params states entries`, the last four in any order.
+    /// `mir 1 model ".." allow .. dims params states entries`, the last four in any order.
     fn module(&mut self) -> Result<Module, ParseError> {
         self.keyword("mir")?;
         let pos = self.lex.pos();
@@ -92,6 +93,9 @@ impl Parser<'_> {
         }
         self.keyword("model")?;
         let mut module = Module::new(self.string()?);
+        if self.eat_word("allow")? {
+            module.allow = self.freedom()?;
+        }
         while *self.lex.peek() != Token::End {
             if self.eat_word("dim")? {
                 let pos = self.lex.pos();
@@ -124,6 +128,24 @@ impl Parser<'_> {
             }
         }
         Ok(module)
+    }
+
+    /// `exact`, or what is allowed: `reassociate, round`
+    fn freedom(&mut self) -> Result<Freedom, ParseError> {
+        let mut freedom = Freedom::EXACT;
+        loop {
+            let word = match self.lex.peek() {
+                Token::Word(word) => Freedom::of_word(word),
+                _ => None,
+            };
+            let word =
+                word.ok_or_else(|| self.lex.expected("`exact`, `reassociate` or `round`"))?;
+            self.lex.advance()?;
+            freedom = freedom.or(word);
+            if !self.eat(",")? {
+                return Ok(freedom);
+            }
+        }
     }
 
     /// `e4m3[T, 256]/f32[1x128]`

@@ -8,6 +8,7 @@ use std::fmt::{self, Display, Write};
 
 use crate::attr::AttrValue;
 use crate::graph::{Graph, ValueId};
+use crate::marks::{Freedom, Marks};
 use crate::module::{Module, ParamSource};
 use crate::op::Op;
 use crate::types::Dim;
@@ -17,6 +18,9 @@ impl Display for Module {
         f.write_str("mir 1\nmodel ")?;
         write_string(f, &self.name)?;
         f.write_char('\n')?;
+        if self.allow != Freedom::EXACT {
+            writeln!(f, "allow {}", self.allow)?;
+        }
         for dim in &self.dims {
             f.write_str("dim ")?;
             write_name(f, &dim.name)?;
@@ -49,7 +53,11 @@ impl Display for Graph {
             write_name(f, name)?;
             write!(f, ": {}", self.ty(value))?;
         }
-        f.write_str(") {\n")?;
+        f.write_char(')')?;
+        if let Some(allow) = self.allow {
+            write!(f, " allow {allow}")?;
+        }
+        f.write_str(" {\n")?;
         let mut names = ValueNames {
             graph: self,
             numbers: HashMap::new(),
@@ -74,6 +82,7 @@ impl Display for Graph {
             for (i, ty) in node.results.iter().enumerate() {
                 write!(f, "{}{ty}", if i == 0 { " : " } else { ", " })?;
             }
+            write_marks(f, &node.marks)?;
             f.write_char('\n')?;
         }
         for (name, value) in &self.updates {
@@ -209,6 +218,21 @@ pub(crate) fn write_shape(f: &mut impl Write, shape: &[Dim]) -> fmt::Result {
         write!(f, "{}{dim}", separator(i))?;
     }
     f.write_char(']')
+}
+
+/// ` allow(round) keep never("fuse-add-norm")`, or nothing.
+fn write_marks(f: &mut impl Write, marks: &Marks) -> fmt::Result {
+    if let Some(allow) = marks.allow {
+        write!(f, " allow({allow})")?;
+    }
+    if marks.keep {
+        f.write_str(" keep")?;
+    }
+    for (i, rule) in marks.never.iter().enumerate() {
+        f.write_str(if i == 0 { " never(" } else { ", " })?;
+        write_string(f, rule)?;
+    }
+    f.write_str(if marks.never.is_empty() { "" } else { ")" })
 }
 
 /// ` {eps = 1e-6, axis = 0}`, or nothing for an op without attributes.

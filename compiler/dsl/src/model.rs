@@ -5,12 +5,12 @@
 //! author holds it. An [`Entry`] exists for the time of the closure that fills it; its graph then
 //! moves into the module.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::RangeInclusive;
 use std::panic::Location;
 use std::rc::Rc;
 
-use mcc_ir::{Dim, Graph, Module, Name, Op, ParamSource, Type, ValueId};
+use mcc_ir::{Dim, Freedom, Graph, Marks, Module, Name, Op, ParamSource, Type, ValueId};
 
 use crate::error::{DslError, DslErrors, Mistake, source_loc};
 use crate::tensor::{Operand, PROMOTE, Tensor};
@@ -47,6 +47,17 @@ impl Model {
             module: Module::new(name),
             errors: Vec::new(),
         })))
+    }
+
+    /// Says how far the optimiser may go in entries that say nothing else; without it no bit of a result changes.
+    ///
+    /// ```
+    /// # use mcc_dsl::{Freedom, Model};
+    /// let m = Model::new("loose");
+    /// m.allow(Freedom::REASSOCIATE);
+    /// ```
+    pub fn allow(&self, freedom: Freedom) {
+        self.0.borrow_mut().module.allow = freedom;
     }
 
     /// Declares a named dim with its smallest and largest extent.
@@ -117,6 +128,7 @@ impl Model {
         let entry = Entry(Rc::new(Scope {
             model: self.clone(),
             graph: RefCell::new(Some(Graph::new(name))),
+            allow: Cell::new(None),
         }));
         body(&entry);
         // Tensors that outlive the closure find no graph any more and are reported where they are
@@ -203,9 +215,33 @@ struct Scope {
     model: Model,
     /// Taken when the body has returned.
     graph: RefCell<Option<Graph>>,
+    /// Freedom of the ops being added, see [`Entry::allowing`].
+    allow: Cell<Option<Freedom>>,
 }
 
 impl Entry {
+    /// Says how far the optimiser may go in this entry.
+    pub fn allow(&self, freedom: Freedom) {
+        self.with_graph(|graph| graph.allow = Some(freedom));
+    }
+
+    /// Says how far the optimiser may go in the ops that `body` adds: a layer, or a part of one. The innermost counts.
+    pub fn allowing<T>(&self, freedom: Freedom, body: impl FnOnce() -> T) -> T {
+        let outer = self.0.allow.replace(Some(freedom));
+        let result = body();
+        self.0.allow.set(outer);
+        result
+    }
+
+    /// Changes the marks of the op that computes a value.
+    pub(crate) fn mark(&self, value: ValueId, change: impl FnOnce(&mut Marks)) {
+        self.with_graph(|graph| {
+            let mut marks = graph.node(value.node).marks.clone();
+            change(&mut marks);
+            graph.mark(value.node, marks);
+        });
+    }
+
     /// Declares an input.
     #[track_caller]
     pub fn input(&self, name: &str, ty: Type) -> Tensor {
@@ -257,7 +293,12 @@ impl Entry {
             return poisoned();
         };
         match self.with_graph(|graph| graph.add(op, &values, Some(source_loc(at)))) {
-            Some(Ok(results)) => results.into_iter().map(|v| Tensor::new(self, v)).collect(),
+            Some(Ok(results)) => {
+                if let (Some(allow), Some(value)) = (self.0.allow.get(), results.first()) {
+                    self.mark(*value, |marks| marks.allow = Some(allow));
+                }
+                results.into_iter().map(|v| Tensor::new(self, v)).collect()
+            }
             Some(Err(error)) => {
                 self.0.model.report(error.into(), at);
                 poisoned()

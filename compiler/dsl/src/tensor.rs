@@ -152,6 +152,26 @@ impl Tensor {
         self.ty()?.shape.get(axis).cloned()
     }
 
+    /// Pins the op that computes this tensor: it stays as written, and no rewrite rule looks through it. Of an input,
+    /// a parameter or a state it says nothing.
+    #[must_use]
+    pub fn keep(self) -> Tensor {
+        if let Some(value) = self.value {
+            self.entry.mark(value, |marks| marks.keep = true);
+        }
+        self
+    }
+
+    /// Forbids a rewrite rule (`docs/rules.md`) for the op that computes this tensor. A name that no rule has is
+    /// an error of the optimiser.
+    #[must_use]
+    pub fn never(self, rule: &str) -> Tensor {
+        if let Some(value) = self.value {
+            self.entry.mark(value, |marks| marks.never(rule));
+        }
+        self
+    }
+
     /// Rows `index[r]` of this table.
     #[track_caller]
     pub fn gather(&self, index: &Tensor) -> Tensor {

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use mcc_dsl::models::deepseek_v3::{Config, Limits, deepseek_v3};
 use mcc_dsl::{
-    DType, Dim, Model, Module, NO_PROMOTION, Product, Yarn, bf16, f32, fp8_weight, i32, layers,
-    stack, tensor,
+    DType, Dim, Freedom, Model, Module, NO_PROMOTION, Product, Yarn, bf16, f32, fp8_weight, i32,
+    layers, stack, tensor,
 };
 use mcc_ir::{ParamSource, parse};
 
@@ -332,4 +332,50 @@ fn an_author_chooses_the_interval_of_each_product() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+}
+
+/// The author's word to the optimiser, of a model, an entry, a part of an entry, and single ops.
+#[test]
+fn freedom_and_pins_are_in_the_text() {
+    let m = Model::new("marked");
+    m.allow(Freedom::REASSOCIATE);
+    let t = m.dim("T", 1..=8);
+    let w = m.param("w", bf16((256,)), tensor("w"));
+    m.entry("loose", |e| {
+        e.allow(Freedom::ALL);
+        let x = e.input("x", bf16((&t, 256)));
+        let y = e.allowing(Freedom::EXACT, || {
+            let y = x.rms_norm(&w, 1e-6).keep();
+            e.allowing(Freedom::REASSOCIATE, || y.plus(&x))
+        });
+        let q = y
+            .quantize()
+            .never("quantize-dispatch")
+            .never("fuse-norm-quantize");
+        e.output("q", &q);
+    });
+    let module = m.finish().unwrap();
+    let text = module.to_string();
+    let expected = r#"allow reassociate
+dim T: 1..=8
+param @w: bf16[256] = tensor("w")
+
+entry @loose(x: bf16[T, 256]) allow reassociate, round {
+  %0 = rms_norm %x, @w {eps = 1e-6} : bf16[T, 256] allow(exact) keep
+  %1 = add %0, %x : bf16[T, 256] allow(reassociate)
+  %2 = quantize %1 : e4m3[T, 256]/f32[1x128] never("fuse-norm-quantize", "quantize-dispatch")
+"#;
+    assert!(text.contains(expected), "{text}");
+    assert_eq!(parse::module(&text, "").unwrap(), module);
+    let entry = &module.entries[0];
+    let allowed: Vec<Freedom> = entry
+        .topo()
+        .into_iter()
+        .filter(|id| !entry.op(*id).is_leaf())
+        .map(|id| module.freedom(entry, id))
+        .collect();
+    assert_eq!(
+        allowed,
+        [Freedom::EXACT, Freedom::REASSOCIATE, Freedom::ALL]
+    );
 }

@@ -7,6 +7,7 @@ use super::{ParseError, Parser};
 use crate::attr::{AttrKind, AttrValue};
 use crate::graph::{Graph, SourceLoc, ValueId};
 use crate::infer::names;
+use crate::marks::Marks;
 use crate::module::Module;
 use crate::op::OpRow;
 use crate::types::{F32, Name, Type};
@@ -35,6 +36,9 @@ impl Parser<'_> {
             scope.inputs.insert(name, value);
             Ok(())
         })?;
+        if self.eat_word("allow")? {
+            graph.allow = Some(self.freedom()?);
+        }
         self.punct("{")?;
         loop {
             if *self.lex.peek() == Token::Punct("%") {
@@ -133,6 +137,7 @@ impl Parser<'_> {
         while self.eat(",")? {
             types.push(self.ty()?);
         }
+        let marks = self.marks()?;
         let (line, column) = self.lex.line_column(pos);
         let loc = SourceLoc {
             file: self.lex.file().clone(),
@@ -158,10 +163,37 @@ impl Parser<'_> {
             );
             return Err(self.lex.error(numbers[0].1, message));
         }
+        if let Some(value) = results.first() {
+            graph.mark(value.node, marks);
+        }
         scope
             .numbered
             .extend(numbers.into_iter().map(|(n, _)| n).zip(results));
         Ok(())
+    }
+
+    /// `allow(reassociate) keep never("fuse-add-norm", ..)`, each at most once, in any order
+    fn marks(&mut self) -> Result<Marks, ParseError> {
+        let mut marks = Marks::default();
+        loop {
+            if marks.allow.is_none() && self.eat_word("allow")? {
+                self.punct("(")?;
+                marks.allow = Some(self.freedom()?);
+                self.punct(")")?;
+            } else if !marks.keep && self.eat_word("keep")? {
+                marks.keep = true;
+            } else if marks.never.is_empty() && self.eat_word("never")? {
+                self.punct("(")?;
+                let pos = self.lex.pos();
+                let rules = self.list(")", Self::string)?;
+                if rules.is_empty() || rules.iter().any(String::is_empty) {
+                    return Err(self.lex.error(pos, "expected names of rules in quotes"));
+                }
+                rules.into_iter().for_each(|rule| marks.never(rule));
+            } else {
+                return Ok(marks);
+            }
+        }
     }
 
     /// `eps = 1e-6`, read as the kind that the op's row gives it.

@@ -3,6 +3,7 @@
 /// Canonical text: the printer gives exactly this back.
 pub const EVERYTHING: &str = r#"mir 1
 model "every \"op\""
+allow reassociate
 dim T: 1..=256
 dim C: 1..=1024
 dim R: 0..=256
@@ -23,12 +24,12 @@ state @l0.cache: bf16[C, 256]
 state @gradient: f32[4, 64, 64]
 state @"1.cache": bf16["odd dim", 2*"odd dim"]
 
-entry @everything(tokens: i32[T], positions: i32[T], rows: i32[R], "0": f32[R], top_p: f32[R], uniform: f32[R], wide: e4m3[128, 256]/f32[128x256], weights: f32[T], held: e4m3[4, 32, 256]/f32[1x128], counts: i32[4], grown: bf16[64, 128*R]) {
+entry @everything(tokens: i32[T], positions: i32[T], rows: i32[R], "0": f32[R], top_p: f32[R], uniform: f32[R], wide: e4m3[128, 256]/f32[128x256], weights: f32[T], held: e4m3[4, 32, 256]/f32[1x128], counts: i32[4], grown: bf16[64, 128*R]) allow reassociate, round {
   %0 = gather @embed, %tokens : bf16[T, 256]
   %1 = add %0, %0 : bf16[T, 256]
   %2 = rms_norm %1, @norm {eps = 1e-6} : bf16[T, 256]
-  %3 = quantize %2 : e4m3[T, 256]/f32[1x128]
-  %4 = dequantize %3 : bf16[T, 256]
+  %3 = quantize %2 : e4m3[T, 256]/f32[1x128] allow(exact) keep never("fuse-norm-quantize", "odd \"name\"")
+  %4 = dequantize %3 : bf16[T, 256] keep
   %5 = matmul %3, @l0.qkv_a {out = bf16, promote = 128} : bf16[T, 256]
   %6 = reshape %5 {shape = [T, 2, 128]} : bf16[T, 2, 128]
   %7 = rope %6, %positions, @rope {start = 64} : bf16[T, 2, 128]

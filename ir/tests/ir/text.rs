@@ -113,7 +113,7 @@ fn ops_carry_the_place_of_their_line() {
     let add = g.topo().into_iter().find(|n| *g.op(*n) == Op::Add).unwrap();
     assert_eq!(
         g.node(add).loc.as_ref().unwrap().to_string(),
-        "all.mir:25:8"
+        "all.mir:26:8"
     );
 }
 
@@ -295,6 +295,26 @@ fn errors_in_declarations_name_what_was_expected() {
         (
             "mir 1 model \"m\" entry @e() { return",
             "expected a name, got the end of the text",
+        ),
+        (
+            "mir 1 model \"m\" allow fast",
+            "expected `exact`, `reassociate` or `round`, got `fast`",
+        ),
+        (
+            "mir 1 model \"m\" entry @e() allow { return }",
+            "expected `exact`, `reassociate` or `round`, got `{`",
+        ),
+        (
+            "mir 1 model \"m\" entry @e(x: bf16[1]) { %0 = add %x, %x : bf16[1] never() return }",
+            "expected names of rules in quotes",
+        ),
+        (
+            "mir 1 model \"m\" entry @e(x: bf16[1]) { %0 = add %x, %x : bf16[1] never(a) return }",
+            "expected a quoted string, got `a`",
+        ),
+        (
+            "mir 1 model \"m\" entry @e(x: bf16[1]) { %0 = add %x, %x : bf16[1] keep keep return }",
+            "expected a value such as `%0`, `update` or `return`, got `keep`",
         ),
         (
             "mir 1 model \"\\q\"",

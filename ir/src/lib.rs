@@ -13,6 +13,7 @@ pub mod graph;
 pub mod infer;
 pub mod kernel;
 pub mod marks;
+pub mod mesh;
 pub mod module;
 pub mod numerics;
 pub mod op;
@@ -24,6 +25,7 @@ pub mod verify;
 
 pub use graph::{Graph, Node, NodeId, SourceLoc, ValueId};
 pub use marks::{Freedom, Marks};
+pub use mesh::{Mesh, MeshError};
 pub use module::{DimDecl, Module, ModuleError, Param, ParamSource, State, Yarn};
 pub use op::{Op, OpRow, TypeError};
 pub use parse::ParseError;

@@ -1,10 +1,11 @@
-//! A model: named dims, parameters with their recipes, states, and the entry graphs that share them.
+//! A model: the ranks that it is for, named dims, parameters with their recipes, states, and the entry graphs that share them.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::graph::{Graph, NodeId};
 use crate::marks::Freedom;
+use crate::mesh::Mesh;
 use crate::types::{Name, Type};
 
 /// A named dim with its bounds, both inclusive.
@@ -101,6 +102,8 @@ pub struct Module {
     pub name: Name,
     /// What the optimiser may do to the entries that say nothing else.
     pub allow: Freedom,
+    /// The ranks that it runs on; one where there is none.
+    pub mesh: Option<Mesh>,
     /// Named dims.
     pub dims: Vec<DimDecl>,
     /// Parameters.

@@ -6,6 +6,7 @@
 //! ```text
 //! mir 1
 //! model "tiny"
+//! mesh nodes = 1, gpus = 8, ep = 8, tp = 1, dp = 8
 //! dim T: 1..=256
 //! param @embed: bf16[1024, 256] = tensor("model.embed_tokens.weight")
 //! state @cache: bf16[C, 192]
@@ -25,6 +26,7 @@ pub(crate) use lex::word_len;
 use lex::{Lexer, Pos, Token};
 
 use crate::marks::Freedom;
+use crate::mesh::{AXES, Mesh};
 use crate::module::Module;
 use crate::types::{DType, Dim, Name, ScaleBlock, Type};
 
@@ -80,7 +82,8 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// `mir 1 model ".." allow .. dims params states entries`, the last four in any order.
+    /// `mir 1 model ".." allow .. mesh .. dims params states entries`: `allow` and `mesh` if they are there, the last four
+    /// in any order.
     fn module(&mut self) -> Result<Module, ParseError> {
         self.keyword("mir")?;
         let pos = self.lex.pos();
@@ -95,6 +98,9 @@ impl Parser<'_> {
         let mut module = Module::new(self.string()?);
         if self.eat_word("allow")? {
             module.allow = self.freedom()?;
+        }
+        if self.eat_word("mesh")? {
+            module.mesh = Some(self.mesh()?);
         }
         while *self.lex.peek() != Token::End {
             if self.eat_word("dim")? {
@@ -146,6 +152,26 @@ impl Parser<'_> {
                 return Ok(freedom);
             }
         }
+    }
+
+    /// `nodes = 4, gpus = 8, ep = 32, tp = 1, dp = 32`
+    fn mesh(&mut self) -> Result<Mesh, ParseError> {
+        let start = self.lex.pos();
+        let mut axes = [0; AXES.len()];
+        for (i, (name, axis)) in AXES.iter().zip(&mut axes).enumerate() {
+            if i > 0 {
+                self.punct(",")?;
+            }
+            self.keyword(name)?;
+            self.punct("=")?;
+            let pos = self.lex.pos();
+            let n = self.int()?;
+            *axis = self.at(
+                pos,
+                u32::try_from(n).map_err(|_| format!("`{name}` has at most 32 bits, got {n}")),
+            )?;
+        }
+        self.at(start, Mesh::new(axes))
     }
 
     /// `e4m3[T, 256]/f32[1x128]`

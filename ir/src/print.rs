@@ -21,6 +21,9 @@ impl Display for Module {
         if self.allow != Freedom::EXACT {
             writeln!(f, "allow {}", self.allow)?;
         }
+        if let Some(mesh) = self.mesh {
+            writeln!(f, "mesh {mesh}")?;
+        }
         for dim in &self.dims {
             f.write_str("dim ")?;
             write_name(f, &dim.name)?;

@@ -1,7 +1,7 @@
 //! The verifier: every rule that a module must keep, checked anew after each pass.
 //!
 //! In: any module. Out: all errors, each with the entry, value, op and source line at fault. A module that
-//! passes has declared and bounded dims, acyclic entries whose types are what the op table infers, states
+//! passes has a mesh whose axes fit its ranks, declared and bounded dims, acyclic entries whose types are what the op table infers, states
 //! updated at most once by values of their type, and recipes that can make their parameters.
 
 use std::collections::HashSet;
@@ -109,6 +109,9 @@ impl Verifier<'_> {
 
     fn declarations(&mut self) {
         let m = self.module;
+        if let Some(Err(why)) = m.mesh.map(|mesh| mesh.check()) {
+            self.error(why.to_string());
+        }
         self.unique("dim", m.dims.iter().map(|d| &d.name));
         self.unique("entry", m.entries.iter().map(|e| &e.name));
         // Both are written `@name`.

@@ -31,14 +31,21 @@ pub struct Target {
     pub bf16_flops: u64,
     /// FP32 peak of the CUDA cores.
     pub f32_flops: u64,
+    /// Exponentials, reciprocals and roots: 16 an SM and clock (CUDA programming guide, "Arithmetic Instructions").
+    pub special_per_s: u64,
     /// Capacity of the second-level cache.
     pub l2_bytes: u64,
+    /// Bandwidth between the second-level cache and the SMs, for plain loads and stores: the lower end of what others
+    /// measured on an H100, 5.5 to 6 TB/s. No data sheet has it.
+    pub l2_bytes_per_s: u64,
     /// Capacity of device memory.
     pub hbm_bytes: u64,
     /// Bandwidth of device memory.
     pub hbm_bytes_per_s: u64,
     /// NVLink bandwidth of one GPU, both directions together.
     pub nvlink_bytes_per_s: u64,
+    /// InfiniBand bandwidth of one GPU in one direction: an adapter of 400 Gbit/s each.
+    pub ib_bytes_per_s: u64,
     /// Time from the end of one kernel to useful work of the next in the same stream: launch, ramp-up, drain.
     /// An order of magnitude that makes fewer kernels win a tie in traffic, not a measurement.
     pub launch_ns: u64,

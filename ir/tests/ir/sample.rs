@@ -4,6 +4,7 @@
 pub const EVERYTHING: &str = r#"mir 1
 model "every \"op\""
 allow reassociate
+mesh nodes = 1, gpus = 8, ep = 4, tp = 2, dp = 4
 dim T: 1..=256
 dim C: 1..=1024
 dim R: 0..=256

@@ -113,7 +113,7 @@ fn ops_carry_the_place_of_their_line() {
     let add = g.topo().into_iter().find(|n| *g.op(*n) == Op::Add).unwrap();
     assert_eq!(
         g.node(add).loc.as_ref().unwrap().to_string(),
-        "all.mir:26:8"
+        "all.mir:27:8"
     );
 }
 
@@ -335,4 +335,21 @@ fn errors_in_declarations_name_what_was_expected() {
             .message
             .starts_with("expected a recipe nested at most 32 deep")
     );
+}
+
+#[test]
+fn a_mesh_is_checked_where_it_stands() {
+    let error = |mesh: &str| {
+        let text = format!("mir 1\nmodel \"m\"\nmesh {mesh}\n");
+        text.parse::<Module>().unwrap_err().to_string()
+    };
+    let wrong = error("nodes = 4, gpus = 8, ep = 32, tp = 1, dp = 8");
+    assert!(
+        wrong.contains("tp * dp = 8 must be nodes * gpus = 32"),
+        "{wrong}"
+    );
+    let wrong = error("nodes = 4, gpus = 8, ep = 32");
+    assert!(wrong.contains("expected `,`"), "{wrong}");
+    let wrong = error("nodes = 4294967296, gpus = 1, ep = 1, tp = 1, dp = 1");
+    assert!(wrong.contains("`nodes` has at most 32 bits"), "{wrong}");
 }

@@ -1,7 +1,8 @@
 //! The verifier: accepts the sample, and names the place of each broken rule.
 
 use mcc_ir::{
-    DimDecl, Graph, Module, Op, Param, ParamSource, SourceLoc, State, VerifyError, parse, verify,
+    DimDecl, Graph, Mesh, Module, Op, Param, ParamSource, SourceLoc, State, VerifyError, parse,
+    verify,
 };
 
 use crate::sample::EVERYTHING;
@@ -276,4 +277,11 @@ fn a_type_that_no_value_can_have_is_refused() {
         panic!("one error")
     };
     assert!(message.contains("an e4m3 type needs block scales"));
+}
+
+#[test]
+fn a_mesh_has_ranks_for_its_axes() {
+    let mut m = sound();
+    m.mesh = m.mesh.map(|mesh| Mesh { dp: 3, ..mesh });
+    assert_eq!(errors(&m), ["mesh: tp * dp = 6 must be nodes * gpus = 8"]);
 }

@@ -19,12 +19,12 @@
 //! the choice is acyclic and no more expensive than the input. It need not be the least possible: to choose the
 //! cheapest DAG is NP-hard, since sharing turns it into a set cover.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use egg::Id;
 
 use super::analysis::Data;
-use super::cost::{Cost, CostModel, OpCost};
+use super::cost::{Cost, CostModel, OpCost, Operand, keeps_store};
 use super::language::{EGraph, Node};
 
 /// Rounds over all classes. Each keeps only moves that lower the cost; a handful suffices for real models.
@@ -131,6 +131,7 @@ impl Problem {
             .collect();
         ids.sort_unstable();
         let index: HashMap<Id, usize> = ids.iter().enumerate().map(|(at, id)| (*id, at)).collect();
+        let stored = stored(graph);
         let mut classes: Vec<Class> = Vec::with_capacity(ids.len());
         for id in ids {
             let class = &graph[id];
@@ -151,9 +152,18 @@ impl Problem {
                         let Some((op, operands)) = node.to_op(graph) else {
                             continue;
                         };
-                        let of: Vec<_> = operands
+                        let of: Vec<Operand<'_>> = operands
                             .iter()
-                            .filter_map(|id| graph[*id].data.ty().cloned())
+                            .enumerate()
+                            .filter_map(|(at, id)| {
+                                Some(Operand {
+                                    ty: graph[*id].data.ty()?,
+                                    stored: stored.contains(&graph.find(*id)),
+                                    again: operands[..at]
+                                        .iter()
+                                        .any(|other| graph.find(*other) == graph.find(*id)),
+                                })
+                            })
                             .collect();
                         let cost = model.of(&op, &of, types);
                         AltKind::Op {
@@ -188,6 +198,30 @@ impl Problem {
             }
         }
         Problem { classes, index }
+    }
+}
+
+/// Classes of values that lie in memory since before the entry: leaves, and what one of its nodes says is a view of one
+/// or written in place.
+fn stored(graph: &EGraph) -> HashSet<Id> {
+    let mut stored = HashSet::new();
+    loop {
+        let before = stored.len();
+        for class in graph.classes().filter(|class| class.data.ty().is_some()) {
+            let is_stored = class.nodes.iter().any(|node| match node {
+                Node::Leaf(_) => true,
+                node => node.to_op(graph).is_some_and(|(op, operands)| {
+                    let first = operands.first().map(|id| graph.find(*id));
+                    keeps_store(&op) && first.is_some_and(|id| stored.contains(&id))
+                }),
+            });
+            if is_stored {
+                stored.insert(class.id);
+            }
+        }
+        if stored.len() == before {
+            return stored;
+        }
     }
 }
 

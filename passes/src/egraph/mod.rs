@@ -14,6 +14,7 @@ use mcc_ir::graph::Graph;
 use mcc_ir::module::Module;
 
 use crate::error::PassError;
+use crate::select::DimHint;
 use crate::target::Target;
 
 mod analysis;
@@ -44,6 +45,8 @@ pub struct Options {
     pub classes: Vec<RuleClass>,
     /// Rules that are not to be used, by name.
     pub without: Vec<String>,
+    /// Extents that dims usually have, where costs at the upper bound would mislead.
+    pub usual: Vec<DimHint>,
     /// Rounds of saturation at most.
     pub max_rounds: usize,
     /// Nodes of the e-graph at most, as a multiple of those of the entry.
@@ -56,6 +59,7 @@ impl Default for Options {
         Options {
             classes: vec![RuleClass::Exact],
             without: Vec::new(),
+            usual: Vec::new(),
             max_rounds: 16,
             max_growth: 8,
         }
@@ -89,7 +93,6 @@ fn optimize_with(
         .map(Compiled::new)
         .collect::<Result<Vec<_>, _>>()
         .map_err(internal)?;
-    let model = CostModel::new(module, target);
     let mut result = Module {
         entries: Vec::with_capacity(module.entries.len()),
         ..module.clone()
@@ -99,6 +102,7 @@ fn optimize_with(
         entries: Vec::new(),
     };
     for entry in &module.entries {
+        let model = CostModel::new(module, &entry.name, target, &options.usual);
         let (entry, entry_report) =
             optimize_entry(module, entry, &rules, &model, options).map_err(internal)?;
         result.entries.push(entry);

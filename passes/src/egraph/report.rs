@@ -1,11 +1,10 @@
 //! What the optimiser did: rewrites taken and costs before and after, as data and as text.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use mcc_ir::graph::{Graph, NodeId};
 use mcc_ir::op::Op;
-use mcc_ir::types::Type;
 use serde::Serialize;
 
 use super::cost::{Cost, CostModel};
@@ -57,7 +56,7 @@ pub struct Rewrite {
     pub layers: Vec<String>,
 }
 
-/// Sums over an entry at the upper bounds of its dims. Ops that nothing needs do not count.
+/// Sums over an entry at the usual extents of its dims, or their upper bounds. Ops that nothing needs do not count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
     /// Ops, views included, without inputs, parameters and states.
@@ -66,8 +65,14 @@ pub struct Totals {
     pub by_op: BTreeMap<&'static str, usize>,
     /// Kernel launches.
     pub launches: u64,
-    /// Bytes read and written.
+    /// Bytes of global memory read and written.
     pub bytes: u64,
+    /// Those of them that go from or to device memory, the rest staying in the L2.
+    pub hbm_bytes: u64,
+    /// Bytes that a rank sends inside of its node.
+    pub nvlink_bytes: u64,
+    /// Bytes that a rank sends to other nodes.
+    pub ib_bytes: u64,
     /// Time by the cost model.
     pub nanoseconds: u64,
 }
@@ -76,33 +81,20 @@ impl Totals {
     pub(super) fn of(entry: &Graph, model: &CostModel<'_>) -> Totals {
         let mut entry = entry.clone();
         entry.dead_code_eliminate();
-        let named: HashSet<_> = entry
-            .updates
-            .iter()
-            .chain(&entry.outputs)
-            .map(|(_, value)| *value)
-            .collect();
         let mut totals = Totals::default();
         let mut cost = Cost::default();
-        for id in entry
-            .topo()
-            .into_iter()
-            .filter(|id| !entry.op(*id).is_leaf())
-        {
-            let operands: Vec<Type> = entry
-                .operands(id)
-                .iter()
-                .map(|value| entry.ty(*value).clone())
-                .collect();
-            let of = model.of(entry.op(id), &operands, &entry.node(id).results);
-            let used: Vec<bool> = entry
-                .results(id)
-                .map(|value| named.contains(&value) || !entry.users(value).is_empty())
-                .collect();
+        for (id, of, used) in model.of_graph(&entry) {
             totals.ops += 1;
             *totals.by_op.entry(entry.op(id).mnemonic()).or_default() += 1;
             totals.launches += of.launches;
-            totals.bytes = totals.bytes.saturating_add(of.bytes(|result| used[result]));
+            for (sum, bytes) in [
+                (&mut totals.bytes, of.bytes(|result| used[result])),
+                (&mut totals.hbm_bytes, of.far_bytes(|result| used[result])),
+                (&mut totals.nvlink_bytes, of.nvlink_bytes),
+                (&mut totals.ib_bytes, of.ib_bytes),
+            ] {
+                *sum = sum.saturating_add(bytes);
+            }
             cost += of.total(|result| used[result]);
         }
         totals.nanoseconds = nanoseconds(cost);
@@ -230,6 +222,14 @@ impl fmt::Display for EntryReport {
             "launches", a.launches, b.launches
         )?;
         writeln!(f, "  {:10} {:>14} -> {:>14}", "bytes", a.bytes, b.bytes)?;
+        for (name, a, b) in [
+            ("nvlink", a.nvlink_bytes, b.nvlink_bytes),
+            ("ib", a.ib_bytes, b.ib_bytes),
+        ] {
+            if a.max(b) > 0 {
+                writeln!(f, "  {name:10} {a:>14} -> {b:>14}")?;
+            }
+        }
         writeln!(
             f,
             "  {:10} {:>14} -> {:>14}",

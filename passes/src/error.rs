@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use mcc_ir::SourceLoc;
 use mcc_ir::program::ProgramError;
+use mcc_ir::{Mesh, SourceLoc};
 use thiserror::Error;
 
 /// An error of a pass.
@@ -19,6 +19,17 @@ pub enum PassError {
     TooLarge {
         /// The value or buffer.
         what: String,
+    },
+    /// A module for several ranks: no kernel moves rows between them.
+    #[error(
+        "the module is for {ranks} ranks (mesh {mesh}); bundles are built for one rank: leave the mesh out to build, or \
+         look at the costs of the mesh with `mcc explain`"
+    )]
+    Ranks {
+        /// The module's mesh.
+        mesh: Mesh,
+        /// Its ranks.
+        ranks: u32,
     },
     /// A pass made something that its own check refuses: a bug of the compiler.
     #[error("compiler bug in {pass}: {what}; please report it with the graph that you compiled")]

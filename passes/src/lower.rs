@@ -27,7 +27,7 @@ pub struct Lowered {
 /// Lowers a module to a program.
 ///
 /// # Errors
-/// [`PassError::Unsupported`] and [`PassError::TooLarge`] are about the module; the others are bugs.
+/// [`PassError::Unsupported`], [`PassError::TooLarge`] and [`PassError::Ranks`] are about the module; the others are bugs.
 pub fn lower(module: &Module, target: &Target, options: &Options) -> Result<Program, PassError> {
     Ok(lower_explained(module, target, options)?.program)
 }
@@ -41,6 +41,10 @@ pub fn lower_explained(
     target: &Target,
     options: &Options,
 ) -> Result<Lowered, PassError> {
+    if let Some(mesh) = module.mesh.filter(|mesh| mesh.ranks() > 1) {
+        let ranks = mesh.ranks();
+        return Err(PassError::Ranks { mesh, ranks });
+    }
     let selection = select::select(module, target, options)?;
     let lifetimes: Vec<(String, Vec<Lifetime>)> = selection
         .entries

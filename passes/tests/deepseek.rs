@@ -199,3 +199,20 @@ fn without_the_egraph_the_cache_write_is_refused_with_the_line_that_made_it() {
             .is_some_and(|loc| loc.file.ends_with("deepseek_v3.rs"))
     );
 }
+
+#[test]
+fn a_module_for_several_ranks_is_optimised_and_then_refused_in_one_sentence() {
+    let target = Target::load("h800").unwrap();
+    let mut module = deepseek_v3(&tiny()).unwrap();
+    module.mesh = Some("nodes=1,gpus=1,ep=1".parse().unwrap());
+    let (one, _) = egraph::optimize(&module, &target, &egraph::Options::default()).unwrap();
+    lower(&one, &target, &Options::default()).unwrap();
+    module.mesh = Some("nodes=2,gpus=8,ep=16".parse().unwrap());
+    let (many, _) = egraph::optimize(&module, &target, &egraph::Options::default()).unwrap();
+    let error = lower(&many, &target, &Options::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the module is for 16 ranks (mesh nodes = 2, gpus = 8, ep = 16, tp = 1, dp = 16); bundles are built for one \
+         rank: leave the mesh out to build, or look at the costs of the mesh with `mcc explain`"
+    );
+}

@@ -29,6 +29,7 @@ mod saturate;
 #[cfg(test)]
 mod tests;
 
+pub use cost::Bound;
 pub use report::{EntryReport, Report, Rewrite, Totals};
 pub use rules::RuleClass;
 

@@ -7,7 +7,7 @@ use mcc_ir::graph::{Graph, NodeId};
 use mcc_ir::op::Op;
 use serde::Serialize;
 
-use super::cost::{Cost, CostModel};
+use super::cost::{Bound, Cost, CostModel};
 use super::extract::Selection;
 use super::origins::Origins;
 use super::rules::RuleClass;
@@ -75,6 +75,8 @@ pub struct Totals {
     pub ib_bytes: u64,
     /// Time by the cost model.
     pub nanoseconds: u64,
+    /// The same by what bounds each op, launches of ops that something else bounds included.
+    pub by_bound: BTreeMap<Bound, u64>,
 }
 
 impl Totals {
@@ -83,6 +85,7 @@ impl Totals {
         entry.dead_code_eliminate();
         let mut totals = Totals::default();
         let mut cost = Cost::default();
+        let mut by_bound: BTreeMap<Bound, Cost> = BTreeMap::new();
         for (id, of, used) in model.of_graph(&entry) {
             totals.ops += 1;
             *totals.by_op.entry(entry.op(id).mnemonic()).or_default() += 1;
@@ -95,8 +98,16 @@ impl Totals {
             ] {
                 *sum = sum.saturating_add(bytes);
             }
-            cost += of.total(|result| used[result]);
+            let total = of.total(|result| used[result]);
+            cost += total;
+            if total.time > 0 {
+                *by_bound.entry(of.bound(|result| used[result])).or_default() += total;
+            }
         }
+        let by_bound = by_bound.into_iter();
+        totals.by_bound = by_bound
+            .map(|(bound, cost)| (bound, nanoseconds(cost)))
+            .collect();
         totals.nanoseconds = nanoseconds(cost);
         totals
     }

@@ -659,7 +659,7 @@ mod tests {
         };
         let target = Target::load("h100").unwrap();
         let model = CostModel::new(&Module::new("m"), "e", &target, &[]);
-        let cost = model.of(&Op::Add, &[operand(false), operand(true)], &[ty.clone()]);
+        let cost = model.of(&Op::Add, &[operand(false), operand(true)], std::slice::from_ref(&ty));
         assert_eq!(cost.reads, 4096 * 7168 * 2);
     }
 

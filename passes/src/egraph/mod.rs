@@ -30,10 +30,12 @@ mod saturate;
 mod tests;
 
 pub use cost::Bound;
+pub use extract::{Effort, Proof};
 pub use report::{EntryReport, Report, Rewrite, Totals};
 pub use rules::RuleClass;
 
 use cost::CostModel;
+use extract::Problem;
 use language::Node;
 use origins::Origins;
 use rules::Compiled;
@@ -48,6 +50,8 @@ pub struct Options {
     pub without: Vec<String>,
     /// Extents that dims usually have, where costs at the upper bound would mislead.
     pub usual: Vec<DimHint>,
+    /// How hard integer programs try to better the greedy choice; `None`: not at all.
+    pub effort: Option<Effort>,
     /// Rounds of saturation at most.
     pub max_rounds: usize,
     /// Nodes of the e-graph at most, as a multiple of those of the entry.
@@ -61,6 +65,7 @@ impl Default for Options {
             classes: vec![RuleClass::Exact],
             without: Vec::new(),
             usual: Vec::new(),
+            effort: Some(Effort::default()),
             max_rounds: 16,
             max_growth: 8,
         }
@@ -146,7 +151,8 @@ fn optimize_entry(
     let history = saturate::saturate(&mut imported.graph, rules, caps)?;
     let originals = imported.originals();
     let age = |node: &Node| originals.get(node).map(|original| original.age);
-    let selection = extract::extract(&imported.graph, &imported.roots(entry), age, model)?;
+    let problem = Problem::new(&imported.graph, &imported.roots(entry), age, model)?;
+    let selection = extract::extract(&problem, options.effort.as_ref())?;
 
     let origins = Origins::new(&imported, &originals, &history);
     let loc = |node: &Node| entry.node(origins.author(node)?).loc.clone();
@@ -159,6 +165,7 @@ fn optimize_entry(
         rounds: history.rounds,
         saturated: history.saturated,
         nodes: imported.graph.total_size(),
+        proof: selection.proof.clone(),
     };
     debug_assert_eq!(
         report.after.nanoseconds,

@@ -8,7 +8,7 @@ use mcc_ir::op::Op;
 use serde::Serialize;
 
 use super::cost::{Bound, Cost, CostModel};
-use super::extract::Selection;
+use super::extract::{Proof, Selection};
 use super::origins::Origins;
 use super::rules::RuleClass;
 
@@ -41,6 +41,8 @@ pub struct EntryReport {
     pub saturated: bool,
     /// Nodes of the e-graph.
     pub nodes: usize,
+    /// How far the choice can be from the best.
+    pub proof: Proof,
 }
 
 /// One rule's part in a result.
@@ -248,6 +250,7 @@ impl fmt::Display for EntryReport {
             micros(a.nanoseconds),
             micros(b.nanoseconds)
         )?;
+        writeln!(f, "  {}", self.proof)?;
         for Rewrite {
             rule,
             count,

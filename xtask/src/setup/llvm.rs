@@ -138,7 +138,7 @@ pub fn by_hand(missing: &[&Piece], packages: &[&str]) -> String {
         "this system has no apt-get, so the following must be installed by hand:\n\
          \n\
          - LLVM and MLIR 22 with static libraries, headers and tools, libclang and Polly\n\
-         - zstd, z3, libxml2 and zlib with headers; a C++17 compiler called `c++`; python3 with pip\n\
+         - zstd, z3, libxml2 and zlib with headers; a C++17 compiler called `c++`, cmake and make; python3 with pip\n\
          \n\
          then tell the build where LLVM is (one folder may serve for all three):\n\
          \n\

@@ -104,8 +104,11 @@ fn missing_packages(fetch_nvidia: bool) -> Result<Vec<&'static str>> {
     prefixes.explain_foreign(&missing)?;
     let mut packages: Vec<&'static str> = missing.iter().map(|piece| piece.package).collect();
     packages.dedup();
-    if shell::on_path("c++").is_none() {
-        packages.push("g++");
+    // HiGHS, the solver of the optimiser's integer programs, is built from source with these.
+    for (program, package) in [("c++", "g++"), ("cmake", "cmake"), ("make", "make")] {
+        if shell::on_path(program).is_none() {
+            packages.push(package);
+        }
     }
     if fetch_nvidia && !nvidia::is_complete() && apt::is_here() {
         packages.extend(nvidia::missing_packages());
@@ -124,6 +127,7 @@ fn summary() {
     };
     println!("{:<12} {}", "rust", version("rustc"));
     println!("{:<12} {}", "C++", version("c++"));
+    println!("{:<12} {}", "cmake", version("cmake"));
     for line in llvm::Prefixes::from_env().describe() {
         println!("{line}");
     }

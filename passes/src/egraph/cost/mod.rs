@@ -177,6 +177,21 @@ impl OpCost {
         self.sum(self.far_reads, |result, write| write.far && used(result))
     }
 
+    /// An op with that many results that takes so long, whichever of them are used, and a nanosecond for each of them
+    /// that is, where there are several.
+    #[cfg(test)]
+    pub(super) fn of_ns(ns: u64, results: usize) -> OpCost {
+        let bytes = if results > 1 { 1 } else { 0 };
+        let write = Write { bytes, far: true };
+        OpCost {
+            writes: vec![write; results],
+            overhead: i128::from(ns) * 1_000_000,
+            hbm_bytes_per_s: 1_000_000_000,
+            l2_bytes_per_s: 1_000_000_000,
+            ..OpCost::default()
+        }
+    }
+
     fn sum(&self, reads: u64, of: impl Fn(usize, &Write) -> bool) -> u64 {
         let writes = self.writes.iter().enumerate();
         let of = writes.filter(|(result, write)| of(*result, write));
@@ -659,7 +674,11 @@ mod tests {
         };
         let target = Target::load("h100").unwrap();
         let model = CostModel::new(&Module::new("m"), "e", &target, &[]);
-        let cost = model.of(&Op::Add, &[operand(false), operand(true)], std::slice::from_ref(&ty));
+        let cost = model.of(
+            &Op::Add,
+            &[operand(false), operand(true)],
+            std::slice::from_ref(&ty),
+        );
         assert_eq!(cost.reads, 4096 * 7168 * 2);
     }
 

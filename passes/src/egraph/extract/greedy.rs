@@ -1,8 +1,5 @@
-//! Extraction: chooses one node for each class that the outputs need, so that the whole costs least.
-//!
-//! The cost of a choice is that of the DAG: a class that several others read is paid once, and so is a tuple,
-//! whose unused results cost nothing. Starting from the author's own graph, moves are tried in a fixed order
-//! and kept when they lower the total, until none does:
+//! The greedy choice: moves from the author's own graph, tried in a fixed order and kept when they lower the total, until
+//! none does.
 //!
 //! ```text
 //! one class          q   = quantize(swiglu(x))    ->  q   = swiglu_quantize(x)
@@ -16,16 +13,12 @@
 //! its results are taken from it, one cast when each of its users gives up its own. The third undoes the second where
 //! one of the results has a better way: the fused op is paid for until the last of them is gone. What a move changes is
 //! counted by references, so a move costs as much as the part of the graph that comes alive or dies. Afterwards
-//! the choice is acyclic and no more expensive than the input. It need not be the least possible: to choose the
-//! cheapest DAG is NP-hard, since sharing turns it into a set cover.
+//! the choice is acyclic and no more expensive than the input.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use egg::Id;
-
-use super::analysis::Data;
-use super::cost::{Cost, CostModel, OpCost, Operand, keeps_store};
-use super::language::{EGraph, Node};
+use super::problem::{Alt, AltKind, Mark, Problem};
+use crate::egraph::cost::Cost;
 
 /// Rounds over all classes. Each keeps only moves that lower the cost; a handful suffices for real models.
 const MAX_ROUNDS: usize = 32;
@@ -33,41 +26,16 @@ const MAX_ROUNDS: usize = 32;
 /// How far an estimate looks below a class that is not computed yet.
 const MAX_DEPTH: usize = 24;
 
-/// The chosen node of each class that the roots need.
-pub(super) struct Selection {
-    nodes: HashMap<Id, Node>,
-    /// Their cost.
-    pub(super) cost: Cost,
-}
-
-impl Selection {
-    /// The chosen node of a canonical class; `None` when the roots do not need it.
-    pub(super) fn node(&self, class: Id) -> Option<&Node> {
-        self.nodes.get(&class)
-    }
-
-    /// The chosen nodes, in no order.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
-    }
-}
-
-/// Chooses nodes for everything that `roots` need. `age` orders the author's nodes, operands before users; other
-/// nodes have none.
+/// The node chosen for each class that the roots need; `None` for the others.
 ///
 /// # Errors
 /// A root that no node of the author computes, as a sentence: a bug of the caller.
-pub(super) fn extract(
-    graph: &EGraph,
-    roots: &[Id],
-    age: impl Fn(&Node) -> Option<usize>,
-    model: &CostModel<'_>,
-) -> Result<Selection, String> {
-    let problem = Problem::new(graph, age, model);
-    let mut state = State::new(&problem);
-    for root in roots {
-        if !state.acquire(problem.index[root]) {
-            return Err(format!("class {root} has no node of the input"));
+pub(super) fn choose(problem: &Problem) -> Result<Vec<Option<usize>>, String> {
+    let mut state = State::new(problem);
+    for root in &problem.roots {
+        if !state.acquire(*root) {
+            let class = problem.classes[*root].id;
+            return Err(format!("class {class} has no node of the input"));
         }
     }
     state.log.clear();
@@ -83,146 +51,12 @@ pub(super) fn extract(
             break;
         }
     }
-    let alive = (0..problem.classes.len()).filter(|class| state.refs[*class] > 0);
-    let nodes = alive.filter_map(|class| {
-        let node = state.chosen(class)?.node.clone();
-        Some((problem.classes[class].id, node))
-    });
-    Ok(Selection {
-        nodes: nodes.collect(),
-        cost: state.total,
-    })
-}
-
-/// The e-graph as extraction sees it: values and tuples, densely numbered in the order of class numbers.
-struct Problem {
-    classes: Vec<Class>,
-    index: HashMap<Id, usize>,
-}
-
-struct Class {
-    id: Id,
-    alts: Vec<Alt>,
-    /// Results, for a tuple.
-    results: usize,
-    /// The author's choice: his oldest node of the class. Its operands were older, so these choices are acyclic.
-    original: Option<usize>,
-    /// Nodes that read it, as class and node of that class, in the order of classes.
-    readers: Vec<(usize, usize)>,
-}
-
-/// A node of a class.
-struct Alt {
-    node: Node,
-    kind: AltKind,
-}
-
-enum AltKind {
-    Projection { tuple: usize, result: usize },
-    Op { operands: Vec<usize>, cost: OpCost },
-}
-
-impl Problem {
-    fn new(graph: &EGraph, age: impl Fn(&Node) -> Option<usize>, model: &CostModel<'_>) -> Problem {
-        let mut ids: Vec<Id> = graph
-            .classes()
-            .filter(|class| matches!(class.data, Data::Value(_) | Data::Tuple(_)))
-            .map(|class| class.id)
-            .collect();
-        ids.sort_unstable();
-        let index: HashMap<Id, usize> = ids.iter().enumerate().map(|(at, id)| (*id, at)).collect();
-        let stored = stored(graph);
-        let mut classes: Vec<Class> = Vec::with_capacity(ids.len());
-        for id in ids {
-            let class = &graph[id];
-            let types = match &class.data {
-                Data::Tuple(types) => types.as_slice(),
-                Data::Value(ty) => std::slice::from_ref(ty),
-                Data::Attr(_) | Data::Ill(_) => &[],
-            };
-            let mut alts: Vec<Alt> = Vec::new();
-            let mut original: Option<(usize, usize)> = None;
-            for node in &class.nodes {
-                let kind = match node {
-                    Node::Proj(result, [tuple]) => AltKind::Projection {
-                        tuple: index[&graph.find(*tuple)],
-                        result: *result,
-                    },
-                    node => {
-                        let Some((op, operands)) = node.to_op(graph) else {
-                            continue;
-                        };
-                        let of: Vec<Operand<'_>> = operands
-                            .iter()
-                            .enumerate()
-                            .filter_map(|(at, id)| {
-                                Some(Operand {
-                                    ty: graph[*id].data.ty()?,
-                                    stored: stored.contains(&graph.find(*id)),
-                                    again: operands[..at]
-                                        .iter()
-                                        .any(|other| graph.find(*other) == graph.find(*id)),
-                                })
-                            })
-                            .collect();
-                        let cost = model.of(&op, &of, types);
-                        AltKind::Op {
-                            operands: operands.iter().map(|id| index[&graph.find(*id)]).collect(),
-                            cost,
-                        }
-                    }
-                };
-                if let Some(age) = age(node)
-                    && original.is_none_or(|(oldest, _)| age < oldest)
-                {
-                    original = Some((age, alts.len()));
-                }
-                alts.push(Alt {
-                    node: node.clone(),
-                    kind,
-                });
-            }
-            classes.push(Class {
-                id,
-                alts,
-                results: types.len(),
-                original: original.map(|(_, alt)| alt),
-                readers: Vec::new(),
-            });
-        }
-        for class in 0..classes.len() {
-            for alt in 0..classes[class].alts.len() {
-                for operand in operands(&classes[class].alts[alt]).to_vec() {
-                    classes[operand].readers.push((class, alt));
-                }
-            }
-        }
-        Problem { classes, index }
-    }
-}
-
-/// Classes of values that lie in memory since before the entry: leaves, and what one of its nodes says is a view of one
-/// or written in place.
-fn stored(graph: &EGraph) -> HashSet<Id> {
-    let mut stored = HashSet::new();
-    loop {
-        let before = stored.len();
-        for class in graph.classes().filter(|class| class.data.ty().is_some()) {
-            let is_stored = class.nodes.iter().any(|node| match node {
-                Node::Leaf(_) => true,
-                node => node.to_op(graph).is_some_and(|(op, operands)| {
-                    let first = operands.first().map(|id| graph.find(*id));
-                    keeps_store(&op) && first.is_some_and(|id| stored.contains(&id))
-                }),
-            });
-            if is_stored {
-                stored.insert(class.id);
-            }
-        }
-        if stored.len() == before {
-            return stored;
-        }
-    }
+    let alive = |class: usize| {
+        (state.refs[class] > 0)
+            .then(|| state.choice[class])
+            .flatten()
+    };
+    Ok((0..problem.classes.len()).map(alive).collect())
 }
 
 /// A change to undo.
@@ -275,7 +109,7 @@ impl<'a> State<'a> {
         if self.refs[class] == 0 || self.choice[class] == Some(alt) {
             return false;
         }
-        for operand in operands(&self.problem.classes[class].alts[alt]) {
+        for operand in self.problem.classes[class].alts[alt].operands() {
             let together = self.readers_together(*operand);
             // The first of them tries for all.
             if together.len() > 1 && together[0].0 == class && self.try_move(&together) {
@@ -416,14 +250,15 @@ impl<'a> State<'a> {
             self.set_choice(class, Some(alt));
             self.total += self.own_cost(class);
             self.use_result(class, alt, true);
-            stack.extend(operands(&self.problem.classes[class].alts[alt]));
+            stack.extend(self.problem.classes[class].alts[alt].operands());
         }
         true
     }
 
     fn acquire_operands(&mut self, class: usize, alt: usize) -> bool {
         self.use_result(class, alt, true);
-        operands(&self.problem.classes[class].alts[alt])
+        self.problem.classes[class].alts[alt]
+            .operands()
             .iter()
             .all(|operand| self.acquire(*operand))
     }
@@ -431,7 +266,7 @@ impl<'a> State<'a> {
     /// Takes a reader from the operands of a node, and from what they read if they die.
     fn release_operands(&mut self, class: usize, alt: usize) {
         self.use_result(class, alt, false);
-        let mut stack = operands(&self.problem.classes[class].alts[alt]).to_vec();
+        let mut stack = self.problem.classes[class].alts[alt].operands().to_vec();
         while let Some(class) = stack.pop() {
             let refs = self.refs[class] - 1;
             self.set_refs(class, refs);
@@ -441,7 +276,7 @@ impl<'a> State<'a> {
             self.total -= self.own_cost(class);
             if let Some(alt) = self.choice[class] {
                 self.use_result(class, alt, false);
-                stack.extend(operands(&self.problem.classes[class].alts[alt]));
+                stack.extend(self.problem.classes[class].alts[alt].operands());
             }
         }
     }
@@ -466,13 +301,10 @@ impl<'a> State<'a> {
 
     /// Cost of the chosen node of a class, without its operands.
     fn own_cost(&self, class: usize) -> Cost {
-        match self.chosen(class).map(|alt| &alt.kind) {
-            Some(AltKind::Op { cost, .. }) => {
-                let used = &self.used[class];
-                cost.total(|result| used.len() == 1 || used[result] > 0)
-            }
-            Some(AltKind::Projection { .. }) | None => Cost::default(),
-        }
+        let used = &self.used[class];
+        self.chosen(class).map_or_else(Cost::default, |alt| {
+            alt.cost(|result| used.len() == 1 || used[result] > 0)
+        })
     }
 
     /// The node that a class comes to life with: the author's at first, later the cheapest given what is alive.
@@ -510,7 +342,7 @@ impl<'a> State<'a> {
                 AltKind::Projection { tuple, result } => self.result_cost(*tuple, *result),
             };
             let mut possible = true;
-            for operand in operands(alt) {
+            for operand in alt.operands() {
                 if self.refs[*operand] > 0 {
                     continue;
                 }
@@ -574,7 +406,7 @@ impl<'a> State<'a> {
                 }
                 Mark::New => {
                     marks[class] = Mark::Open;
-                    for operand in self.chosen(class).map(operands).unwrap_or_default() {
+                    for operand in self.chosen(class).map(Alt::operands).unwrap_or_default() {
                         match marks[*operand] {
                             Mark::New => stack.push(*operand),
                             Mark::Open => return false,
@@ -585,22 +417,5 @@ impl<'a> State<'a> {
             }
         }
         true
-    }
-}
-
-/// Where a walk over the choice stands with a class.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mark {
-    New,
-    /// Entered; its operands are still being walked.
-    Open,
-    Done,
-}
-
-/// Classes that a node reads.
-fn operands(alt: &Alt) -> &[usize] {
-    match &alt.kind {
-        AltKind::Projection { tuple, .. } => std::slice::from_ref(tuple),
-        AltKind::Op { operands, .. } => operands,
     }
 }

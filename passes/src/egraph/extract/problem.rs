@@ -13,7 +13,6 @@ pub(crate) struct Problem {
     pub(super) classes: Vec<Class>,
     /// Classes that must be computed; may name one several times.
     pub(super) roots: Vec<usize>,
-    index: HashMap<Id, usize>,
 }
 
 #[derive(Clone)]
@@ -141,69 +140,15 @@ impl Problem {
             at.ok_or_else(|| format!("class {id} is no value"))
         };
         let roots = roots.iter().map(root).collect::<Result<_, _>>()?;
-        let mut problem = Problem {
-            classes,
-            roots,
-            index,
-        };
+        let mut problem = Problem { classes, roots };
         problem.find_readers();
         Ok(problem)
-    }
-
-    /// The same problem with those nodes alone that `may` be chosen; the author's always may.
-    pub(crate) fn restricted(&self, may: impl Fn(&Node) -> bool) -> Problem {
-        let classes = self.classes.iter().map(|class| {
-            let kept: Vec<usize> = (0..class.alts.len())
-                .filter(|alt| class.original == Some(*alt) || may(&class.alts[*alt].node))
-                .collect();
-            let original = class.original;
-            Class {
-                id: class.id,
-                alts: kept.iter().map(|alt| class.alts[*alt].clone()).collect(),
-                results: class.results,
-                original: original.and_then(|of| kept.iter().position(|alt| *alt == of)),
-                readers: Vec::new(),
-            }
-        });
-        let mut problem = Problem {
-            classes: classes.collect(),
-            roots: self.roots.clone(),
-            index: self.index.clone(),
-        };
-        problem.find_readers();
-        problem
-    }
-
-    /// The same problem with a class that is computed by `node`, whatever else could; `None` when it has no such node.
-    pub(crate) fn forced(&self, class: Id, node: &Node) -> Option<Problem> {
-        let at = *self.index.get(&class)?;
-        let alt = self.classes[at]
-            .alts
-            .iter()
-            .position(|alt| alt.node == *node)?;
-        let mut classes = self.classes.clone();
-        let forced = &mut classes[at];
-        forced.alts = vec![forced.alts.swap_remove(alt)];
-        forced.original = Some(0);
-        let mut roots = self.roots.clone();
-        if !roots.contains(&at) {
-            roots.push(at);
-        }
-        let mut problem = Problem {
-            classes,
-            roots,
-            index: self.index.clone(),
-        };
-        problem.find_readers();
-        Some(problem)
     }
 
     /// A problem of these classes; the first node of each is the author's.
     #[cfg(test)]
     pub(super) fn of_classes(classes: Vec<Class>, roots: &[usize]) -> Problem {
-        let index = classes.iter().enumerate().map(|(at, class)| (class.id, at));
         let mut problem = Problem {
-            index: index.collect(),
             roots: roots.to_vec(),
             classes,
         };

@@ -13,7 +13,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// What a deployed host, a model author or a bare clone must not need.
-const COMPILER_ONLY: [&str; 8] = [
+const COMPILER_ONLY: [&str; 9] = [
     "melior",
     "mlir-sys",
     "tblgen",

@@ -25,10 +25,8 @@ pub use error::CodegenError;
 pub struct KernelCode {
     /// PTX entry name.
     pub name: String,
-    /// MLIR as built, before conversion.
-    pub mlir: String,
-    /// LLVM IR after optimisation.
-    pub llvm: String,
+    /// What it was on the way, from [`Codegen::with_intermediates`].
+    pub intermediate: Option<Intermediate>,
     /// PTX, in the printer's canonical form.
     pub ptx: String,
     /// Grid, block, shared memory and parameters.
@@ -37,12 +35,23 @@ pub struct KernelCode {
     pub times: Times,
 }
 
+/// Texts of a kernel before it is PTX.
+#[derive(Clone, Debug)]
+pub struct Intermediate {
+    /// MLIR as built, before conversion.
+    pub mlir: String,
+    /// LLVM IR after optimisation.
+    pub llvm: String,
+}
+
 /// Names and durations of the stages of a compilation, in order.
 pub type Times = Vec<(&'static str, std::time::Duration)>;
 
 /// Generates kernels; holds the MLIR context.
 pub struct Codegen {
     context: melior::Context,
+    /// Whether intermediate texts are kept: printing them takes a fifth of a compilation.
+    intermediates: bool,
 }
 
 impl Default for Codegen {
@@ -57,6 +66,16 @@ impl Codegen {
     pub fn new() -> Self {
         Self {
             context: lower::mlir_context(),
+            intermediates: false,
+        }
+    }
+
+    /// The same, whose kernels come with their texts in MLIR and LLVM IR where `keep` says so.
+    #[must_use]
+    pub fn with_intermediates(self, keep: bool) -> Self {
+        Self {
+            intermediates: keep,
+            ..self
         }
     }
 
@@ -75,24 +94,37 @@ impl Codegen {
         };
         let mut module = emit::build(&self.context, &signature, |k| family.emit(k))?;
         clock.lap("build MLIR");
-        let mlir = module
-            .as_operation()
-            .to_string_with_flags(OperationPrintingFlags::new())
-            .unwrap_or_else(|_| module.as_operation().to_string());
+        let mlir = self.intermediates.then(|| {
+            let operation = module.as_operation();
+            operation
+                .to_string_with_flags(OperationPrintingFlags::new())
+                .unwrap_or_else(|_| operation.to_string())
+        });
         clock.lap("print MLIR");
-        let lowered = lower::lower(&kernel.name, &self.context, &mut module, &mut clock)?;
+        let lowered = lower::lower(
+            &kernel.name,
+            &self.context,
+            &mut module,
+            self.intermediates,
+            &mut clock,
+        )?;
+        clock.lap("print LLVM IR");
+        let (intermediate, ptx) = (
+            mlir.zip(lowered.llvm)
+                .map(|(mlir, llvm)| Intermediate { mlir, llvm }),
+            lowered.ptx,
+        );
         // Every kernel that leaves here reads back: the simulator and the snapshots see one canonical form.
-        let ptx = mcc_ptx::parse(&lowered.ptx).map_err(|e| CodegenError::Bug {
+        let ptx = mcc_ptx::parse(&ptx).map_err(|e| CodegenError::Bug {
             kernel: kernel.name.clone(),
             stage: "reading of its PTX",
-            detail: format!("{e}\n{}", lowered.ptx),
+            detail: format!("{e}\n{ptx}"),
         })?;
         let ptx = ptx.to_string();
         clock.lap("read back PTX");
         Ok(KernelCode {
             name: kernel.name.clone(),
-            mlir,
-            llvm: lowered.llvm,
+            intermediate,
             ptx,
             launch,
             times: clock.times,

@@ -133,11 +133,14 @@ pub fn run(
         return Ok(built);
     }
 
-    let codegen = Codegen::new();
+    let shown = last.is_some_and(|l| matches!(l, Emit::Mlir | Emit::Llvm));
+    let codegen = Codegen::new().with_intermediates(shown || options.dump.is_some());
     for (i, kernel) in program.kernels.iter().enumerate() {
         progress(&kernel.name, i, program.kernels.len());
         let code = codegen.compile(kernel)?;
-        for (ending, text) in [("mlir", &code.mlir), ("ll", &code.llvm), ("ptx", &code.ptx)] {
+        let on_the_way = code.intermediate.iter();
+        let texts = on_the_way.flat_map(|i| [("mlir", &i.mlir), ("ll", &i.llvm)]);
+        for (ending, text) in texts.chain([("ptx", &code.ptx)]) {
             dump.write(&format!("4-{}.{ending}", code.name), text)?;
         }
         built.kernels.push(code);

@@ -11,6 +11,7 @@
 //! | [`bad_input`] | whatever is wrong with an input is said in words, and nothing is left behind |
 //! | [`cuda`] | the trained checkpoint through the CUDA driver API, on a driver over the simulator |
 //! | [`doctor`] | what a machine lacks is said with its cost and its remedy |
+//! | [`gemm_tune`] | predicted and published times, and the way of measured ones into the tuning database |
 //! | [`gemm_tools`] | the reader of machine code, the bar that GEMMs keep, and the promotion experiment |
 //! | [`e2e`] | the trained checkpoint, built and run, against a reference of another make |
 
@@ -21,6 +22,7 @@ mod cuda;
 mod doctor;
 mod e2e;
 mod gemm_tools;
+mod gemm_tune;
 mod harness;
 mod mutation;
 mod ptx;

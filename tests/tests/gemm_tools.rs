@@ -234,24 +234,32 @@ fn the_list_has_every_kind_once() {
 /// The published errors of the table (`docs/gemm.md`, "Promotion"), from another draw of the same data.
 ///
 /// The median of 2,304 relative errors that are almost all bias has a spread of a few per cent: 15 % are allowed. The
-/// largest of 2,304 errors over the rms varies by some tens of per cent from draw to draw: 40 % are allowed.
+/// largest of 2,304 errors over the rms hangs on the few sums that wander furthest: over 16 draws the largest was up to
+/// 1.8 times the smallest (256 elements: 7.6e-4 to 1.25e-3; none: 8.0e-3 to 1.3e-2), so that a factor of 2 is allowed.
 #[test]
 fn promotion_errors_are_the_published_ones() {
-    let intervals = [128, 64, 32];
-    let points = promotion::measure(&[4096], &intervals, &mut |_, _| {}).expect("runs");
+    let points = promotion::measure(&[4096], &INTERVALS, &mut |_, _| {}).expect("runs");
     let published = [
-        (Data::Uniform, [5.0e-4, 1.4e-4, 4.0e-5], 1.15),
-        (Data::Normal, [4.9e-4, 2.9e-4, 1.7e-4], 1.4),
+        (
+            Data::Uniform,
+            [6.6e-2, 5.2e-3, 1.7e-3, 5.0e-4, 1.4e-4, 4.0e-5],
+            1.15,
+        ),
+        (
+            Data::Normal,
+            [1.2e-2, 2.3e-3, 8.5e-4, 4.9e-4, 2.9e-4, 1.7e-4],
+            2.0,
+        ),
     ];
     for (data, wanted, factor) in published {
         let of_data = |p: &&Point| p.data == data;
         let found: Vec<f64> = points.iter().filter(of_data).map(|p| p.error).collect();
-        assert_eq!(found.len(), intervals.len());
+        assert_eq!(found.len(), INTERVALS.len());
         assert!(
             found.is_sorted_by(|a, b| a > b),
             "a shorter interval is no better: {found:?}"
         );
-        for (interval, (found, wanted)) in intervals.iter().zip(found.iter().zip(wanted)) {
+        for (interval, (found, wanted)) in INTERVALS.iter().zip(found.iter().zip(wanted)) {
             assert!(
                 *found < wanted * factor && *found > wanted / factor,
                 "{data:?}, promoted every {interval}: {found:.2e} is not within {factor} of {wanted:.1e}"

@@ -35,11 +35,6 @@ pub struct Barrier<'k> {
 }
 
 impl<'k> Barrier<'k> {
-    /// The barrier at an address.
-    pub fn at(base: Val<'k, I32>) -> Self {
-        Self { base, offset: 0 }
-    }
-
     /// The barrier `offset` bytes behind `base`.
     pub fn new(base: Shared<'k>, offset: u32) -> Self {
         Self {

@@ -8,6 +8,16 @@ use super::{F32, I32, Kernel, Shared, Val};
 pub struct Remote<'k>(Val<'k, I32>);
 
 impl<'k> Remote<'k> {
+    /// What is to be added to `local`, an address in this block's shared memory, to get this one.
+    pub(super) fn distance_from(self, local: Val<'k, I32>) -> Val<'k, I32> {
+        self.0 - local
+    }
+
+    /// The address at that distance from `local`.
+    pub(super) fn at_distance(local: Val<'k, I32>, distance: Val<'k, I32>) -> Self {
+        Self(local + distance)
+    }
+
     /// The address `offset` bytes further.
     pub fn at(self, offset: Val<'k, I32>) -> Self {
         Self(self.0 + offset)
@@ -47,19 +57,13 @@ impl Kernel {
     }
 
     /// `mbarrier.arrive` on barriers of blocks of the cluster, by the threads whose number `lane` is below `lanes`, to say
-    /// that they have read; `offset` is added to the address. There is nothing to be seen by others, so that the
-    /// scope is the block's: a wider one costs a memory barrier of the whole GPU (`MEMBAR.ALL.GPU` in SASS).
-    pub fn mbarrier_leave_remote(
-        &self,
-        barrier: Remote<'_>,
-        offset: Val<'_, I32>,
-        lane: Val<'_, I32>,
-        lanes: u32,
-    ) {
+    /// that they have read. There is nothing to be seen by others, so that the scope is the block's: a wider one costs a
+    /// memory barrier of the whole GPU (`MEMBAR.ALL.GPU` in SASS).
+    pub fn mbarrier_leave_remote(&self, barrier: Remote<'_>, lane: Val<'_, I32>, lanes: u32) {
         let text = format!(
-            "{{\n.reg .pred some;\n.reg .b32 at;\nsetp.lt.s32 some, $2, {lanes};\nadd.s32 at, $0, $1;\n@some mbarrier.arrive.shared::cluster.b64 _, [at];\n}}"
+            "{{\n.reg .pred some;\nsetp.lt.s32 some, $1, {lanes};\n@some mbarrier.arrive.shared::cluster.b64 _, [$0];\n}}"
         );
-        self.effect(&text, "r,r,r", &[barrier.0.raw, offset.raw, lane.raw]);
+        self.effect(&text, "r,r", &[barrier.0.raw, lane.raw]);
     }
 
     /// `st.shared::cluster.f32`.

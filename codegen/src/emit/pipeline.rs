@@ -75,8 +75,8 @@ impl RingLayout {
 pub struct Ring<'k> {
     layout: RingLayout,
     smem: Shared<'k>,
-    /// Addresses of the first full and the first empty barrier, in a register each.
-    bases: [Val<'k, I32>; 2],
+    /// Address of the first full barrier, in a register. All other barriers' follow from it.
+    base: Val<'k, I32>,
     /// Blocks whose consumers use what this block's producer loads.
     blocks: u32,
     k: &'k Kernel,
@@ -87,15 +87,19 @@ pub struct Ring<'k> {
 pub struct Release<'k> {
     ring: Ring<'k>,
     lane: Val<'k, I32>,
-    /// The empty barriers of block `lane` of the cluster, where there is one.
-    remote: Option<Remote<'k>>,
+    /// From this block's full barriers to the empty ones of block `lane` of the cluster, where there is one.
+    distance: Option<Val<'k, I32>>,
 }
 
 /// Where one side of a ring stands.
+///
+/// Of a ring whose stages are a power of two, as the number of stages used so far: its low bits are the stage, the next
+/// one is the phase. Of any other as the two of them.
 #[derive(Clone, Copy)]
 pub struct Position<'k> {
+    /// The stage, or the number of stages used so far.
     stage: Var<'k, I32>,
-    phase: Var<'k, I32>,
+    phase: Option<Var<'k, I32>>,
     /// Stages that this is ahead of `stage`, in the same round.
     ahead: u32,
     stages: u32,
@@ -103,11 +107,39 @@ pub struct Position<'k> {
 }
 
 impl<'k> Position<'k> {
+    /// The start of a ring of `stages`, in phase 0 or 1.
+    fn start(k: &'k Kernel, stages: u32, phase: u32) -> Self {
+        let (stage, phase) = if stages.is_power_of_two() {
+            (k.i32(stages * phase), None)
+        } else {
+            (k.i32(0), Some(k.var(k.i32(phase))))
+        };
+        Self {
+            stage: k.var(stage),
+            phase,
+            ahead: 0,
+            stages,
+            k,
+        }
+    }
+
     /// The stage to use next.
     pub fn stage(self) -> Val<'k, I32> {
+        let stage = match self.phase {
+            Some(_) => self.stage.get(),
+            None => self.stage.get() & (self.stages - 1).cast_signed(),
+        };
         match self.ahead {
-            0 => self.stage.get(),
-            ahead => self.stage.get() + ahead,
+            0 => stage,
+            ahead => stage + ahead,
+        }
+    }
+
+    /// The phase of that stage, 0 or 1.
+    fn phase(self) -> Val<'k, I32> {
+        match self.phase {
+            Some(phase) => phase.get(),
+            None => self.stage.get().ushr(self.stages.ilog2()) & 1,
         }
     }
 
@@ -128,21 +160,23 @@ impl<'k> Position<'k> {
     pub fn advance_by(self, stages: u32) {
         debug_assert!(self.stages.is_multiple_of(stages));
         let next = self.stage.get() + stages;
+        let Some(phase) = self.phase else {
+            self.stage.set(next);
+            return;
+        };
         let wraps = next.eq(self.stages.cast_signed());
         self.stage.set(wraps.select(self.k.i32(0), next));
-        let phase = self.phase.get();
-        self.phase.set(wraps.select(phase ^ 1, phase));
+        phase.update(|phase| wraps.select(phase ^ 1, phase));
     }
 }
 
 impl<'k> Ring<'k> {
     /// The ring at `layout`.
     pub fn new(k: &'k Kernel, smem: Shared<'k>, layout: RingLayout) -> Self {
-        let base = |offset| k.opaque(smem.offset(offset).address());
         Self {
             layout,
             smem,
-            bases: [base(layout.full), base(layout.empty)],
+            base: k.opaque(smem.offset(layout.full).address()),
             blocks: 1,
             k,
         }
@@ -167,31 +201,29 @@ impl<'k> Ring<'k> {
 
     /// The producer's start.
     pub fn producer(self) -> Position<'k> {
-        self.position(1)
+        Position::start(self.k, self.layout.stages, 1)
     }
 
     /// A consumer's start.
     pub fn consumer(self) -> Position<'k> {
-        self.position(0)
-    }
-
-    fn position(self, phase: i64) -> Position<'k> {
-        Position {
-            stage: self.k.var(self.k.i32(0)),
-            phase: self.k.var(self.k.i32(phase)),
-            ahead: 0,
-            stages: self.layout.stages,
-            k: self.k,
-        }
+        Position::start(self.k, self.layout.stages, 0)
     }
 
     /// The barrier on which this stage's copies complete.
     pub fn full(self, p: Position<'k>) -> Barrier<'k> {
-        Barrier::at(self.bases[0] + p.stage() * 8)
+        self.barrier(p, self.layout.full)
     }
 
     fn empty(self, p: Position<'k>) -> Barrier<'k> {
-        Barrier::at(self.bases[1] + p.stage() * 8)
+        self.barrier(p, self.layout.empty)
+    }
+
+    /// The stage's barrier among those that begin at `first`.
+    fn barrier(self, p: Position<'k>, first: u32) -> Barrier<'k> {
+        Barrier {
+            base: self.base + p.stage() * 8,
+            offset: first - self.layout.full,
+        }
     }
 
     /// Producer: waits until every consumer has left the stage.
@@ -202,7 +234,7 @@ impl<'k> Ring<'k> {
             Arrivals::Block
         };
         self.k
-            .mbarrier_wait(self.empty(p), p.phase.get(), who, Site::Empty);
+            .mbarrier_wait(self.empty(p), p.phase(), who, Site::Empty);
     }
 
     /// Producer: announces `bytes` of copies. What it stored into the stage by itself before, consumers see too.
@@ -213,7 +245,7 @@ impl<'k> Ring<'k> {
     /// Consumer: waits until the stage's copies are there.
     pub fn wait(self, p: Position<'k>) {
         self.k
-            .mbarrier_wait(self.full(p), p.phase.get(), Arrivals::Block, Site::Full);
+            .mbarrier_wait(self.full(p), p.phase(), Arrivals::Block, Site::Full);
     }
 
     /// A consumer warp's way to leave stages; `lane` is the thread's number in it.
@@ -222,9 +254,12 @@ impl<'k> Ring<'k> {
         Release {
             ring: self,
             lane,
-            // Lanes that no block belongs to have an address too, of which they make no use.
-            remote: (self.blocks > 1)
-                .then(|| self.k.remote(empty, lane & (self.blocks - 1).cast_signed())),
+            // Lanes that no block belongs to have one too, of which they make no use.
+            distance: (self.blocks > 1).then(|| {
+                let rank = lane & (self.blocks - 1).cast_signed();
+                let there = self.k.remote(empty, rank);
+                self.k.opaque(there.distance_from(self.base))
+            }),
         }
     }
 }
@@ -233,10 +268,11 @@ impl<'k> Release<'k> {
     /// Leaves the stage; all lanes of the warp call it.
     pub fn leave(self, p: Position<'k>) {
         let k = self.ring.k;
-        match self.remote {
+        match self.distance {
             None => k.mbarrier_arrive_of_first(self.ring.empty(p), self.lane),
-            Some(remote) => {
-                k.mbarrier_leave_remote(remote, p.stage() * 8, self.lane, self.ring.blocks);
+            Some(distance) => {
+                let there = Remote::at_distance(self.ring.full(p).base, distance);
+                k.mbarrier_leave_remote(there, self.lane, self.ring.blocks);
             }
         }
     }

@@ -17,6 +17,8 @@ use crate::emit::{B1, Kernel, Val};
 
 /// Threads of a warpgroup.
 pub(crate) const WARPGROUP: u32 = 128;
+/// Threads of a warp.
+const WARP: i32 = 32;
 /// Shared memory that one block may use on Hopper.
 pub(crate) const SMEM_LIMIT: u32 = 232_448;
 /// Registers of a producer thread: enough for addresses and loop counters (DeepGEMM uses the same).
@@ -70,16 +72,18 @@ pub(crate) fn specialise<'k>(
     produce: impl FnOnce(Val<'k, B1>),
     consume: impl FnOnce(),
 ) {
-    let warpgroup = k.tid().ushr(7);
-    let warp = k.tid().ushr(5);
+    // Votes, where the thread's number would do: ptxas then knows that whole warps branch, and keeps what their lanes
+    // have in common in uniform registers.
+    let consumes = k.uniform(k.tid().ge(WARPGROUP.cast_signed()));
+    let first_warp = k.uniform(k.tid().lt(WARP));
     let moves_registers = consumers > 1;
     k.if_else(
-        warpgroup.eq(0),
+        consumes.eq(0),
         || {
             if moves_registers {
                 k.setmaxnreg_dec(PRODUCER_REGISTERS);
             }
-            k.if_(warp.eq(0), || produce(k.elect_one()));
+            k.if_(first_warp.ne(0), || produce(k.elect_one()));
         },
         || {
             if moves_registers {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use mcc_codegen::{Intermediate, KernelCode};
 use serde_json::json;
 
 use super::compile::{self, compile};
@@ -142,8 +143,8 @@ fn text(built: &Built, emit: Emit) -> Result<String, Error> {
                 .ok_or_else(|| Error::Manifest("no program".to_owned()))?;
             stages::json(program)
         }
-        Emit::Mlir => kernels(&|i| Ok(built.kernels[i].mlir.clone())),
-        Emit::Llvm => kernels(&|i| Ok(built.kernels[i].llvm.clone())),
+        Emit::Mlir => kernels(&|i| on_the_way(&built.kernels[i], |texts| &texts.mlir)),
+        Emit::Llvm => kernels(&|i| on_the_way(&built.kernels[i], |texts| &texts.llvm)),
         Emit::Ptx => kernels(&|i| Ok(built.kernels[i].ptx.clone())),
         Emit::Sass => kernels(&|i| match &built.assembled[i] {
             Some(a) => ptxas::disassemble(&built.kernels[i].name, &a.cubin),
@@ -153,6 +154,14 @@ fn text(built: &Built, emit: Emit) -> Result<String, Error> {
             }),
         }),
     }
+}
+
+/// A text that builds up to these stages keep.
+fn on_the_way(code: &KernelCode, get: impl Fn(&Intermediate) -> &String) -> Result<String, Error> {
+    let texts = code.intermediate.as_ref();
+    texts
+        .map(|texts| get(texts).clone())
+        .ok_or_else(|| Error::Manifest(format!("{}: no text before PTX was kept", code.name)))
 }
 
 /// Writes a file so that a reader sees all of it or nothing.

@@ -102,7 +102,7 @@ const fn is_gemm(config: &KernelConfig) -> bool {
     matches!(config, KernelConfig::GemmFp8(_) | KernelConfig::GemmBf16(_))
 }
 
-/// The same with as many stages as fit, at most eight.
+/// The same with as many stages as a build gives a large product.
 fn ringed(config: GemmFp8) -> GemmFp8 {
     let problem = GemmProblem {
         epilogue: config.epilogue,
@@ -122,9 +122,11 @@ fn ringed(config: GemmFp8) -> GemmFp8 {
 
 fn with_stages(problem: &GemmProblem, tile: GemmTile) -> GemmTile {
     let room = SMEM.saturating_sub(candidates::fixed_bytes(problem, tile));
-    let stages = room / candidates::stage_bytes(problem, tile).max(1);
+    let fit = room / candidates::stage_bytes(problem, tile).max(1);
+    let k_blocks = problem.k_blocks().div_ceil(tile.split_k.into());
+    let stages = candidates::whole_turns(fit.clamp(1, candidates::MAX_STAGES), k_blocks);
     GemmTile {
-        stages: u32::try_from(stages.clamp(1, 8)).unwrap_or(1),
+        stages: u32::try_from(stages).unwrap_or(1),
         ..tile
     }
 }

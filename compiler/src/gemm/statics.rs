@@ -7,11 +7,13 @@
 //! stages, N = 4096, K = 7168) as nvcc 13.5 compiles it: see [`BASELINE`]. Others of the bar are for one wave, that is
 //! for the accumulators of one `wgmma`; a warpgroup with two waves does the work of two. 128 elements of BF16 are two
 //! stages of 128 bytes, and twice as many others are allowed; a promotion interval below 128 may take two more for each
-//! further promotion, which open and close a product, and a weight gradient a product of scales for each sum and
-//! a load for four of them, since its columns have scales of their own.
+//! further promotion, which open and close a product, a tile that lies across scale blocks of the weights two products
+//! of scales for each further one, and a weight gradient a product of scales for each sum and a load for four of
+//! them, since its columns have scales of their own. Others are not held against the bar where K has fewer than
+//! [`SHORT`] blocks: what is counted there is the beginning and the end of the loop.
 
 use mcc_codegen::{Codegen, KernelCode};
-use mcc_ir::kernel::{GemmForm, GemmTile, KernelConfig, NO_PROMOTION};
+use mcc_ir::kernel::{Epilogue, GemmForm, GemmTile, KernelConfig, NO_PROMOTION};
 use mcc_ir::program::Kernel;
 use serde::Serialize;
 
@@ -28,6 +30,9 @@ pub const BASELINE: Baseline = Baseline {
     ffma: 64.0,
     others: 41.6,
 };
+
+/// K blocks of a tile below which there is no main loop to speak of.
+const SHORT: u32 = 4;
 
 /// Figures that a kernel is held against.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -95,6 +100,8 @@ pub struct Row {
     pub threads: u32,
     /// The consumers' main loop.
     pub main: Option<PerBlock>,
+    /// K is too short for others to be held against the bar.
+    pub short: bool,
     /// The producer's instructions a stage.
     pub producer: Option<f64>,
     /// What breaks the bar, in words.
@@ -150,6 +157,7 @@ pub fn judge(kernel: &Kernel, code: &KernelCode, report: &Report, listing: &List
         stages: shape.map_or(0, |s| s.tile.stages),
         threads: code.launch.block,
         main,
+        short: shape.is_some_and(|s| s.is_short()),
         producer: producer(listing),
         breaks,
     };
@@ -167,6 +175,10 @@ struct Shape {
     promotions: Option<u32>,
     /// A block of K may be cut by the end of a group, and takes a longer way then.
     cut: bool,
+    /// K blocks of a tile, where they are fixed.
+    k_blocks: Option<u32>,
+    /// Scale blocks of the weights that a tile lies across at most.
+    spans: u32,
 }
 
 impl Shape {
@@ -182,6 +194,11 @@ impl Shape {
                     p => 128_u32.div_ceil(p),
                 }),
                 cut: matches!(c.form, GemmForm::KGrouped { .. }),
+                k_blocks: k_blocks(c.form, c.k.div_ceil(128), c.tile),
+                spans: match (c.form, c.epilogue) {
+                    (GemmForm::KGrouped { .. }, _) | (_, Epilogue::SwigluQuantize { .. }) => 1,
+                    _ => spans(c.n, c.tile.n),
+                },
             }),
             KernelConfig::GemmBf16(c) => Some(Self {
                 tile: c.tile,
@@ -189,6 +206,8 @@ impl Shape {
                 wgmma_k: 16,
                 promotions: None,
                 cut: matches!(c.form, GemmForm::KGrouped { .. }),
+                k_blocks: k_blocks(c.form, c.k.div_ceil(128), c.tile),
+                spans: 1,
             }),
             _ => None,
         }
@@ -197,6 +216,10 @@ impl Shape {
     /// Accumulators of a warpgroup: its share of the tile over that of one `wgmma` of 64 x `n`.
     fn waves(&self, n: u32) -> f64 {
         f64::from(self.tile.m * self.tile.n) / f64::from(self.consumers * 64 * n)
+    }
+
+    fn is_short(&self) -> bool {
+        self.k_blocks.is_some_and(|blocks| blocks < SHORT)
     }
 
     /// What of the main loop breaks the bar.
@@ -211,14 +234,16 @@ impl Shape {
         let stages = if self.promotions.is_some() { 1.0 } else { 2.0 };
         // Each further promotion opens and closes a product.
         let further = 2.0 * f64::from(self.promotions.unwrap_or(1) - 1);
-        // A weight gradient has scales for columns, too: a product of scales for each sum, a load for four of them.
+        let waves = main.waves.max(1.0);
+        // A weight gradient has scales for columns, too: a product of scales for each sum, a load for four of them. Else
+        // each further span has a product for each of a thread's two rows.
         let scales = if self.cut && self.promotions.is_some() {
             elements * 1.25
         } else {
-            0.0
+            f64::from(2 * (self.spans - 1)) * waves
         };
-        let others = (BASELINE.others * stages + further) * main.waves.max(1.0) + scales;
-        if main.others >= others {
+        let others = (BASELINE.others * stages + further) * waves + scales;
+        if main.others >= others && !self.is_short() {
             all.push(format!(
                 "{:.1} other instructions a K block, the bar is below {others:.1}",
                 main.others
@@ -226,6 +251,20 @@ impl Shape {
         }
         all
     }
+}
+
+/// K blocks of a tile that one block of the cluster works on, where the form fixes them.
+fn k_blocks(form: GemmForm, all: u32, tile: GemmTile) -> Option<u32> {
+    (!matches!(form, GemmForm::KGrouped { .. })).then(|| all.div_ceil(tile.split_k))
+}
+
+/// Blocks of 128 columns that tiles of `tile` columns of `n` lie across at most.
+fn spans(n: u32, tile: u32) -> u32 {
+    let tiles = 0..n.div_ceil(tile).min(128);
+    tiles
+        .map(|i| (i * tile % 128 + tile).div_ceil(128))
+        .max()
+        .unwrap_or(1)
 }
 
 /// The consumers' innermost loop, the one with the most other instructions where there are several.
@@ -334,8 +373,9 @@ pub fn table(rows: &[Row]) -> String {
             .producer
             .map_or_else(String::new, |p| format!("{p:>4.1}"));
         let unrolled = row.main.is_some_and(|m| m.unrolled);
-        let note = if unrolled { " unrolled" } else { "" };
-        text.push_str(&format!("{head} | {main} {producer}{note}\n"));
+        let unrolled = if unrolled { " unrolled" } else { "" };
+        let short = if row.short { " short K" } else { "" };
+        text.push_str(&format!("{head} | {main} {producer}{unrolled}{short}\n"));
         for why in &row.breaks {
             text.push_str(&format!("{:width$}   breaks the bar: {why}\n", ""));
         }

@@ -64,11 +64,10 @@ impl<'k> Gemm<'k> {
             // A group without elements has no blocks, wherever it lies.
             return (first, end.gt(begin).select(last, first));
         }
-        let blocks = plan.k_blocks();
+        let (blocks, share) = (plan.k_blocks(), plan.own_k_blocks());
         if plan.tile.split_k == 1 {
             return (k.i32(0), k.i32(blocks));
         }
-        let share = blocks.div_ceil(plan.tile.split_k);
         let from = k.cluster_rank() * share;
         (from, (from + share).min(blocks.cast_signed()))
     }
@@ -166,7 +165,7 @@ impl<'k> Gemm<'k> {
     /// The scales of B's blocks, where one covers 128 of N.
     fn block_scales(&self, tile: Tile<'k>, from: Val<'k, I32>) -> Option<BlockScales<'k>> {
         let (k, plan) = (self.k, self.plan);
-        if plan.input == Input::Bf16 || matches!(plan.form, GemmForm::KGrouped { .. }) {
+        if plan.input == Input::Bf16 || plan.is_k_grouped() {
             return None;
         }
         let n_blocks = plan.n.div_ceil(SCALE_BLOCK);

@@ -207,7 +207,7 @@ impl Plan {
             }
         };
         let fp8 = matches!(self.input, Input::Fp8 { .. });
-        let k_grouped = matches!(self.form, GemmForm::KGrouped { .. });
+        let k_grouped = self.is_k_grouped();
         need(
             self.n > 0 && self.n.is_multiple_of(if fp8 { 16 } else { 8 }),
             format!("n = {}", self.n),
@@ -367,14 +367,26 @@ impl Plan {
         }
     }
 
-    /// K blocks of a turn of the consumers' loop: what divides both a tile's and a round's.
-    pub fn unroll(&self) -> u32 {
-        if matches!(self.form, GemmForm::KGrouped { .. }) || self.tile.split_k > 1 {
+    /// K blocks of a tile that one block of the cluster works on at most, where K is fixed.
+    pub const fn own_k_blocks(&self) -> u32 {
+        self.k_blocks().div_ceil(self.tile.split_k)
+    }
+
+    /// K blocks of a turn of the consumers' loop: what divides those of a tile, and a round of the ring where one can.
+    pub fn turn(&self) -> u32 {
+        let blocks = self.own_k_blocks();
+        let varies = self.is_k_grouped() || blocks * self.tile.split_k > self.k_blocks();
+        if varies {
             return 1;
         }
-        [4, 2]
-            .into_iter()
-            .find(|u| self.k_blocks().is_multiple_of(*u) && self.tile.stages.is_multiple_of(*u))
+        let in_one_round = |turn: &u32| self.tile.stages.is_multiple_of(*turn);
+        // Four at most, unless a round has no other divisor.
+        let turns = [4, 3, 2, 5, 7].into_iter();
+        let mut whole = turns.filter(|turn| blocks.is_multiple_of(*turn));
+        whole
+            .clone()
+            .find(in_one_round)
+            .or_else(|| whole.find(|turn| *turn == 2))
             .unwrap_or(1)
     }
 
@@ -436,6 +448,11 @@ impl Plan {
             .unwrap_or(32)
     }
 
+    /// Whether groups share K.
+    pub const fn is_k_grouped(&self) -> bool {
+        matches!(self.form, GemmForm::KGrouped { .. })
+    }
+
     /// Whether a store must end where a group does.
     pub const fn ragged(&self) -> bool {
         matches!(
@@ -468,7 +485,7 @@ impl Plan {
         let scales = map.reserve(scales_stage * t.stages, 128);
         let (kept, incoming) = if t.split_k > 1 {
             let threads = WARPGROUP * self.consumers;
-            let blocks = self.k_blocks().div_ceil(t.split_k);
+            let blocks = self.own_k_blocks();
             let sums = self.mma_n / 2;
             // Partial sums, and the products of scales that two of them share.
             let kept = map.reserve(blocks * threads * (sums + sums / 2) * 4, 16);
@@ -551,7 +568,7 @@ impl Plan {
             let masked = matches!(self.form, GemmForm::Masked { .. });
             let scales = |rows| [vec![rows, 1], vec![1; usize::from(masked)]].concat();
             args.a_scales = push(map("a_scales", scales(t.m), 0, MapAxes::Columns));
-            args.b_scales = push(if matches!(self.form, GemmForm::KGrouped { .. }) {
+            args.b_scales = push(if self.is_k_grouped() {
                 map("b_scales", scales(t.n), 0, MapAxes::Columns)
             } else {
                 Param::Pointer {
@@ -622,7 +639,7 @@ impl Plan {
         let mut maps = vec![a.a, a.b, a.d];
         if let Input::Fp8 { .. } = self.input {
             maps.push(a.a_scales);
-            if matches!(self.form, GemmForm::KGrouped { .. }) {
+            if self.is_k_grouped() {
                 maps.push(a.b_scales);
             }
         }

@@ -10,8 +10,7 @@
 //! block 1   load, multiply, keep ............ promote ─ sums ─►
 //! block 2   load, multiply, keep .............................. promote, store
 //! ```
-//! A thread keeps what it will need itself: kept partial sums are `[block][register][thread]`, so that each access of a
-//! warp is one row of banks. The sums travel from a thread to the same thread of the next block, whose barrier `full`
+//! A thread keeps what it will need itself, four words at once: `[block][word / 4][thread][word % 4]`. The sums travel from a thread to the same thread of the next block, whose barrier `full`
 //! counts the warps that have written; barrier `free` of the sender counts those that have read.
 
 use super::Gemm;
@@ -37,28 +36,22 @@ impl<'k> Consumer<'k> {
         k.if_else(
             rank.eq(0),
             || {
-                k.for_(from, to, 1, |_| {
-                    self.multiply(|p, s| promote(sums, &p, &s));
+                self.for_each_block((from, to), |me, _| {
+                    let (p, s) = me.multiply();
+                    promote(sums, &p, &s);
                 });
             },
             || {
-                k.for_(from, to, 1, |block| {
-                    let kept = self.kept(block - from);
-                    self.multiply(|p, s| {
-                        for (i, v) in p.iter().chain(s.as_flattened()).enumerate() {
-                            kept.offset(self.register(i)).store(*v);
-                        }
-                    });
+                self.for_each_block((from, to), |me, block| {
+                    let (p, s) = me.multiply();
+                    let words: Vec<_> = p.iter().chain(s.as_flattened()).copied().collect();
+                    me.keep(block - from, &words);
                 });
                 self.take(sums, phase.get());
                 k.for_(from, to, 1, |block| {
-                    let kept = self.kept(block - from);
-                    let at = |i: usize| kept.offset(self.register(i)).load::<F32>();
-                    let p: Vec<_> = (0..sums.len()).map(at).collect();
-                    let s: Vec<[_; 2]> = (0..sums.len() / 4)
-                        .map(|j| [0, 1].map(|c| at(sums.len() + 2 * j + c)))
-                        .collect();
-                    promote(sums, &p, &s);
+                    let words = self.kept(block - from);
+                    let (p, s) = words.split_at(sums.len());
+                    promote(sums, p, s.as_chunks().0);
                 });
             },
         );
@@ -69,22 +62,54 @@ impl<'k> Consumer<'k> {
         phase.update(|p| p ^ 1);
     }
 
-    /// The next stage's partial sums and scales.
-    fn multiply(&self, then: impl FnOnce(Vec<Val<'k, F32>>, Vec<[Val<'k, F32>; 2]>)) {
-        self.gemm.ring.wait(self.position);
+    /// The partial sums and scales of the stage at the position, which is left.
+    fn multiply(&self) -> (Vec<Val<'k, F32>>, Vec<[Val<'k, F32>; 2]>) {
         let scales = self.column_scales();
         let p = self.product((0, 0), 0, ROW_BYTES, &Init::Zero);
         self.leave();
-        then(p, scales);
-        self.position.advance();
+        (p, scales)
     }
 
-    /// This thread's first register of kept K block `block`.
-    fn kept(&self, block: Val<'k, I32>) -> Shared<'k> {
+    /// Words that a thread keeps of a K block: partial sums, and the products of scales that two of them share.
+    fn kept_words(&self) -> u32 {
         let plan = &self.gemm.plan;
-        let registers = plan.mma_n / 2 + plan.mma_n / 4;
-        let bytes = self.register(registers as usize);
-        self.mine(plan.smem.kept).at(block * bytes)
+        plan.mma_n / 2 + plan.mma_n / 4
+    }
+
+    /// Where this thread keeps its words of K block `block`: four at once, at the end perhaps two.
+    fn places(&self, block: Val<'k, I32>) -> impl Iterator<Item = (usize, Shared<'k>)> {
+        let (words, plan) = (self.kept_words(), &self.gemm.plan);
+        let threads = WARPGROUP * plan.consumers;
+        let begin = self.gemm.k.smem().offset(plan.smem.kept);
+        let begin = begin.at(block * (words * threads * 4));
+        let thread = self.group * WARPGROUP + self.thread;
+        (0..words).step_by(4).map(move |first| {
+            let width = (words - first).min(4);
+            let place = begin.offset(first * threads * 4).at(thread * (width * 4));
+            (width as usize, place)
+        })
+    }
+
+    /// Keeps these words of K block `block`.
+    fn keep(&self, block: Val<'k, I32>, mut words: &[Val<'k, F32>]) {
+        for (width, place) in self.places(block) {
+            let (now, later) = words.split_at(width);
+            match *now {
+                [a, b, c, d] => place.store_vec([a, b, c, d]),
+                [a, b] => place.store_vec([a, b]),
+                _ => unreachable!("a fragment has an even number of registers"),
+            }
+            words = later;
+        }
+    }
+
+    /// The words kept of K block `block`.
+    fn kept(&self, block: Val<'k, I32>) -> Vec<Val<'k, F32>> {
+        let load = |(width, place): (usize, Shared<'k>)| match width {
+            4 => place.load_vec::<F32, 4>().to_vec(),
+            _ => place.load_vec::<F32, 2>().to_vec(),
+        };
+        self.places(block).flat_map(load).collect()
     }
 
     /// This thread's first word of a place that has one a thread and register.

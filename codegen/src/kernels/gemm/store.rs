@@ -87,7 +87,8 @@ impl<'k> Consumer<'k> {
         };
         if plan.tile.split_k > 1 {
             k.if_(self.gemm.has_sums(), write);
-        } else if let Some((begin, end)) = self.ends(tile) {
+        } else if plan.is_k_grouped() {
+            let (begin, end) = self.gemm.k_bounds(tile);
             // A group without elements adds nothing, not even a positive zero to a negative one.
             k.if_(end.gt(begin), write);
         } else {

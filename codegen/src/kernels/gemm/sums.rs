@@ -114,8 +114,7 @@ impl<'k> Consumer<'k> {
 
     fn fp8(&self, tile: Tile<'k>, sums: &Sums<'k>) {
         let (k, plan) = (self.gemm.k, &self.gemm.plan);
-        let one =
-            plan.tile.swap || plan.waves_q == 2 || matches!(plan.form, GemmForm::KGrouped { .. });
+        let one = plan.tile.swap || plan.waves_q == 2 || plan.is_k_grouped();
         let body = |spans: &Spans| match plan.promote_blocks() {
             Some(1) => self.promoted(tile, sums, spans),
             blocks => self.promoted_late(sums, spans, blocks.unwrap_or(plan.k_blocks())),
@@ -127,14 +126,19 @@ impl<'k> Consumer<'k> {
         }
     }
 
-    /// Calls `body` for each K block of a tile, with itself at the block's stage, filled. Several blocks a turn of the loop
-    /// where rounds of the ring and tiles are whole multiples: their stages are then known but for one number.
-    fn for_each_block(&self, tile: Tile<'k>, body: impl Fn(&Self, Val<'k, I32>)) {
+    /// Calls `body` for each of these K blocks, with itself at the block's stage, filled. Several blocks a turn of the loop
+    /// where tiles are whole multiples; where rounds of the ring are, too, the stages of a turn are known but for one
+    /// number.
+    pub(super) fn for_each_block(
+        &self,
+        (from, to): (Val<'k, I32>, Val<'k, I32>),
+        body: impl Fn(&Self, Val<'k, I32>),
+    ) {
         let (gemm, plan) = (&self.gemm, &self.gemm.plan);
-        let (from, to) = gemm.k_range(tile);
-        let turn = plan.unroll();
+        let turn = plan.turn();
+        let in_one_round = plan.tile.stages.is_multiple_of(turn);
         // A loop of one or two turns stays a loop: in line with what comes after, it would want more registers than there are.
-        let to = if plan.k_blocks() <= 2 * turn {
+        let to = if plan.own_k_blocks() <= 2 * turn {
             gemm.k.opaque(to)
         } else {
             to
@@ -142,13 +146,18 @@ impl<'k> Consumer<'k> {
         gemm.k.for_(from, to, turn, |block| {
             for i in 0..turn {
                 let here = Self {
-                    position: self.position.ahead(i),
+                    position: self.position.ahead(if in_one_round { i } else { 0 }),
                     ..*self
                 };
                 gemm.ring.wait(here.position);
                 body(&here, block + i);
+                if !in_one_round {
+                    self.position.advance();
+                }
             }
-            self.position.advance_by(turn);
+            if in_one_round {
+                self.position.advance_by(turn);
+            }
         });
     }
 
@@ -160,7 +169,7 @@ impl<'k> Consumer<'k> {
         let shared = (sums.len() > 1).then(|| (k.vars(sums[0].len(), k.f32(0.0)), k.never()));
         let depth = ROW_BYTES / plan.parts();
         let last = (sums.len() - 1, plan.parts() - 1);
-        self.for_each_block(tile, |me, block| {
+        self.for_each_block(self.gemm.k_range(tile), |me, block| {
             me.mask(ends, block);
             let scales = me.scales(spans);
             for (wave, at) in me.waves().enumerate() {
@@ -234,7 +243,7 @@ impl<'k> Consumer<'k> {
 
     fn bf16(&self, tile: Tile<'k>, sums: &Sums<'k>) {
         let ends = self.ends(tile);
-        self.for_each_block(tile, |me, block| {
+        self.for_each_block(self.gemm.k_range(tile), |me, block| {
             me.mask(ends, block);
             for (wave, at) in me.waves().enumerate() {
                 let before: Vec<_> = sums[wave].iter().map(|s| s.get()).collect();

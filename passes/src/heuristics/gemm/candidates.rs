@@ -154,30 +154,8 @@ pub fn accepted(problem: &GemmProblem, tile: GemmTile) -> bool {
     shape && share && split && accumulators(problem, tile) <= registers
 }
 
-/// What code generation takes of [`accepted`] today.
-#[must_use]
-pub fn supported(problem: &GemmProblem, tile: GemmTile) -> bool {
-    if KERNELS_ACCEPT_ALL {
-        return accepted(problem, tile);
-    }
-    matches!(tile.m, 64 | 128)
-        && matches!(tile.n, 16 | 32 | 64 | 128)
-        && tile
-            == GemmTile {
-                stages: tile.stages,
-                ..GemmTile::new(tile.m, tile.n, 0)
-            }
-}
-
-/// Whether code generation has every tile of this file.
-const KERNELS_ACCEPT_ALL: bool = true;
-
 /// Row tiles that are worked off together: the plain number first, so that it wins where nothing is gained.
-pub const RASTERS: &[u32] = if KERNELS_ACCEPT_ALL {
-    &[16, 8, 32]
-} else {
-    &[16]
-};
+pub const RASTERS: &[u32] = &[16, 8, 32];
 
 /// FP32 registers of a consumer thread for sums: of all passes, and those of the tensor cores where a pass is
 /// promoted.
@@ -206,6 +184,19 @@ pub fn stage_bytes(problem: &GemmProblem, tile: GemmTile) -> u64 {
             operands + (scales(m) + blocks).next_multiple_of(TMA_ALIGN)
         }
         _ => operands,
+    }
+}
+
+/// So many stages, or one less where the kernel's loop then takes several K blocks a turn: rounds of the ring and tiles
+/// need a common divisor for that. Three are too few to give one up.
+#[must_use]
+pub fn whole_turns(stages: u64, k_blocks: u64) -> u64 {
+    let whole =
+        |stages: u64| (2..=stages).any(|d| stages.is_multiple_of(d) && k_blocks.is_multiple_of(d));
+    if stages > 3 && !whole(stages) && whole(stages - 1) {
+        stages - 1
+    } else {
+        stages
     }
 }
 

@@ -150,7 +150,6 @@ pub fn choose_with(problem: GemmProblem, target: &Target, database: &Database) -
     let time = |tile| estimate(&problem, tile, target, &params, Spread::Random);
     let mut candidates: Vec<Estimate> = candidates::tiles(&problem)
         .into_iter()
-        .filter(|&tile| candidates::supported(&problem, tile))
         .filter_map(time)
         .collect();
     candidates.sort_by_key(order);
@@ -160,7 +159,7 @@ pub fn choose_with(problem: GemmProblem, target: &Target, database: &Database) -
         let tile = entry.tile;
         let bytes = candidates::fixed_bytes(&problem, tile)
             + u64::from(tile.stages) * candidates::stage_bytes(&problem, tile);
-        candidates::supported(&problem, tile)
+        candidates::accepted(&problem, tile)
             && tile.stages >= 2
             && tile.raster > 0
             && bytes <= u64::from(target.smem_bytes)

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::GemmProblem;
 use super::candidates::{
     MAX_STAGES, RASTERS, STAGE_K_BYTES, Shape, WGMMA_ROWS, accepted, fixed_bytes, stage_bytes,
+    whole_turns,
 };
 use crate::target::Target;
 
@@ -235,12 +236,7 @@ pub fn estimate(
         .min(fit)
         // It may run ahead into the next tile.
         .min((2 * k_blocks).max(2));
-    // Where rounds of the ring and tiles have a common divisor, the kernel's loop takes several blocks a turn.
-    let stages = if k_blocks.is_multiple_of(2) && stages > 3 {
-        stages - stages % 2
-    } else {
-        stages
-    };
+    let stages = whole_turns(stages, k_blocks);
     let ring = params.loaded_latency / stages;
     let clustered = tile.share != Share::None;
     let block = busy_block.max(ring) + if clustered { params.cluster_cycles } else { 0 };

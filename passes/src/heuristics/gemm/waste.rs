@@ -104,7 +104,7 @@ fn row(
     let plain = |tile: &GemmTile| !tile.swap && u64::from(tile.m) == PADDED;
     let padded_cycles = candidates::tiles(&problem)
         .into_iter()
-        .filter(|&tile| plain(&tile) && candidates::supported(&problem, tile))
+        .filter(plain)
         .filter_map(|tile| time(tile, &padded))
         .min()?;
     Some(Waste {

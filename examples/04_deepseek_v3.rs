@@ -16,6 +16,7 @@ fn main() -> Result<(), DslErrors> {
         rms_norm_eps: 1e-6,
         tie_word_embeddings: false,
         fp8_weights: true,
+        promote: None,
 
         // Multi-head latent attention: 192 cached channels a token in place of 4 * (128 + 64).
         num_attention_heads: 4,

@@ -27,6 +27,9 @@ pub struct Target {
     pub sustained_clock_hz: u64,
     /// Dense FP8 tensor-core peak.
     pub fp8_flops: u64,
+    /// Elements of K between promotions of an imported checkpoint's FP8 products, where its user says nothing else:
+    /// what this architecture's accumulators need.
+    pub promote: u32,
     /// Dense BF16 tensor-core peak.
     pub bf16_flops: u64,
     /// FP32 peak of the CUDA cores.

@@ -20,6 +20,7 @@ fn tiny() -> Config {
         rms_norm_eps: 1e-6,
         tie_word_embeddings: false,
         fp8_weights: true,
+        promote: None,
         num_attention_heads: 4,
         q_lora_rank: Some(128),
         kv_lora_rank: 128,

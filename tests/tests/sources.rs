@@ -41,6 +41,7 @@ fn published_in(layers: u64, fp8_weights: bool) -> Module {
         rms_norm_eps: 1e-6,
         tie_word_embeddings: false,
         fp8_weights,
+        promote: None,
         num_attention_heads: 128,
         q_lora_rank: Some(1536),
         kv_lora_rank: 512,

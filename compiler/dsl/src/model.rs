@@ -13,7 +13,11 @@ use std::rc::Rc;
 use mcc_ir::{Dim, Freedom, Graph, Marks, Module, Name, Op, ParamSource, Type, ValueId};
 
 use crate::error::{DslError, DslErrors, Mistake, source_loc};
-use crate::tensor::{Operand, PROMOTE, Tensor};
+use crate::tensor::{Operand, Tensor};
+
+/// Products that the tensor core sums before promotion when nobody says otherwise, as DeepSeek-V3 does for every FP8
+/// product.
+const PROMOTE: u32 = 128;
 
 /// A model being written.
 #[derive(Debug, Clone)]
@@ -23,6 +27,8 @@ pub struct Model(Rc<RefCell<Draft>>);
 struct Draft {
     module: Module,
     errors: Vec<DslError>,
+    /// Promotion interval of products that say nothing else.
+    promote: u32,
 }
 
 /// A parameter: a constant of the model that every entry may read.
@@ -46,6 +52,7 @@ impl Model {
         Model(Rc::new(RefCell::new(Draft {
             module: Module::new(name),
             errors: Vec::new(),
+            promote: PROMOTE,
         })))
     }
 
@@ -58,6 +65,18 @@ impl Model {
     /// ```
     pub fn allow(&self, freedom: Freedom) {
         self.0.borrow_mut().module.allow = freedom;
+    }
+
+    /// Sets the promotion interval of the products written from here on that say nothing else
+    /// ([`crate::Product::promote`]); without it that is 128.
+    ///
+    /// ```
+    /// # use mcc_dsl::Model;
+    /// let m = Model::new("careful");
+    /// m.promote(64);
+    /// ```
+    pub fn promote(&self, interval: u32) {
+        self.0.borrow_mut().promote = interval;
     }
 
     /// Declares a named dim with its smallest and largest extent.
@@ -323,6 +342,11 @@ impl Entry {
         self.0.graph.borrow_mut().as_mut().map(f)
     }
 
+    /// The promotion interval of a product.
+    pub(crate) fn interval(&self, own: Option<u32>) -> u32 {
+        own.unwrap_or_else(|| self.0.model.0.borrow().promote)
+    }
+
     fn owns(&self, model: &Model, name: &Name, at: &Location<'_>) -> bool {
         let same = self.0.model.is(model);
         if !same {
@@ -382,7 +406,8 @@ impl State {
     /// `offsets[e]..offsets[e + 1]` of K. Name it in [`Entry::update`] to keep it.
     #[track_caller]
     pub fn add_weight_grad(&self, x: &Tensor, y: &Tensor, offsets: &Tensor) -> Tensor {
-        let op = Op::WeightGrad { promote: PROMOTE };
+        let promote = x.entry().interval(None);
+        let op = Op::WeightGrad { promote };
         let operands: [&dyn Operand; 4] = [x, y, offsets, self];
         x.entry().add(op, &operands, Location::caller()).remove(0)
     }

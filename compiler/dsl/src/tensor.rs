@@ -13,9 +13,6 @@ use crate::error::Mistake;
 use crate::model::Entry;
 use crate::types::IntoShape;
 
-/// Products that the tensor core sums before promotion, as DeepSeek-V3 does for every FP8 product.
-pub(crate) const PROMOTE: u32 = 128;
-
 /// What an op can read: tensors, parameters and states.
 pub trait Operand {
     /// Its value in the entry's graph; `None` when it is poisoned, or reported as out of place.
@@ -60,7 +57,7 @@ pub struct Routing {
 ///
 /// ```
 /// # use mcc_dsl::{DType, Product};
-/// let careful = Product { promote: 32, ..Product::default() };
+/// let careful = Product { promote: Some(32), ..Product::default() };
 /// let logits = Product { out: DType::F32, ..Product::default() };
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,15 +66,15 @@ pub struct Product {
     pub out: DType,
     /// Products of FP8 codes that the tensor core sums before the FP32 accumulator takes them: 32, 64 or 128; 256, 512
     /// or [`crate::NO_PROMOTION`] for operands with scale groups of that length ([`Tensor::quantize_wide`]). Smaller is more
-    /// exact and slower (`docs/model.md`, "Promoted accumulation").
-    pub promote: u32,
+    /// exact and slower (`docs/model.md`, "Promoted accumulation"). `None`: the model's ([`crate::Model::promote`]).
+    pub promote: Option<u32>,
 }
 
 impl Default for Product {
     fn default() -> Self {
         Self {
             out: DType::BF16,
-            promote: PROMOTE,
+            promote: None,
         }
     }
 }
@@ -224,7 +221,7 @@ impl Tensor {
     /// [`Tensor::matmul`] with another result type or promotion interval.
     #[track_caller]
     pub fn matmul_as(&self, w: &impl Operand, product: Product) -> Tensor {
-        let Product { out, promote } = product;
+        let (out, promote) = (product.out, self.entry.interval(product.promote));
         self.add_op(Op::Matmul { out, promote }, &[self, w])
     }
 
@@ -261,7 +258,7 @@ impl Tensor {
         offsets: &Tensor,
         product: Product,
     ) -> Tensor {
-        let Product { out, promote } = product;
+        let (out, promote) = (product.out, self.entry.interval(product.promote));
         self.add_op(Op::GroupedMatmul { out, promote }, &[self, w, offsets])
     }
 
@@ -275,7 +272,7 @@ impl Tensor {
     /// [`Tensor::masked_matmul`] with another result type or promotion interval.
     #[track_caller]
     pub fn masked_matmul_as(&self, w: &impl Operand, counts: &Tensor, product: Product) -> Tensor {
-        let Product { out, promote } = product;
+        let (out, promote) = (product.out, self.entry.interval(product.promote));
         self.add_op(Op::MaskedMatmul { out, promote }, &[self, w, counts])
     }
 

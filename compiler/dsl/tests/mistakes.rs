@@ -205,6 +205,7 @@ fn a_config_that_cannot_be_built_says_which_field() {
         rms_norm_eps: 1e-6,
         tie_word_embeddings: false,
         fp8_weights: true,
+        promote: None,
         num_attention_heads: 16,
         q_lora_rank: None,
         kv_lora_rank: 512,

@@ -19,6 +19,7 @@ fn v3() -> Config {
         rms_norm_eps: 1e-6,
         tie_word_embeddings: false,
         fp8_weights: true,
+        promote: None,
         num_attention_heads: 128,
         q_lora_rank: Some(1536),
         kv_lora_rank: 512,
@@ -298,8 +299,8 @@ fn an_author_chooses_the_interval_of_each_product() {
         let x = e.input("x", bf16((&t, 256)));
         let held = e.input("held", bf16((2, 16, 256)));
         let (counts, offsets) = (e.input("counts", i32((2,))), e.input("offsets", i32((3,))));
-        let product = |promote| Product {
-            promote,
+        let product = |interval| Product {
+            promote: Some(interval),
             ..Product::default()
         };
         let f32_out = Product {

@@ -44,6 +44,7 @@ fn config() -> Config {
         rms_norm_eps: number(&hf["rms_norm_eps"]) as f32,
         tie_word_embeddings: hf["tie_word_embeddings"] == true,
         fp8_weights: hf["quantization_config"]["quant_method"] == "fp8",
+        promote: None,
         num_attention_heads: int("num_attention_heads"),
         q_lora_rank: hf["q_lora_rank"].as_u64(),
         kv_lora_rank: int("kv_lora_rank"),

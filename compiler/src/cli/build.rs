@@ -36,6 +36,9 @@ pub struct Args {
     /// Positions of the KV cache [default: the model's max_position_embeddings].
     #[arg(long)]
     max_context: Option<u64>,
+    /// Elements of K between promotions of a checkpoint's FP8 products: 32, 64 or 128 [default: the target's, 128].
+    #[arg(long, value_parser = promote)]
+    promote: Option<u32>,
     /// Leaves the graph as written. Some graphs need fused ops and are then refused.
     #[arg(long)]
     no_optimize: bool,
@@ -47,12 +50,21 @@ pub struct Args {
     json: bool,
 }
 
+/// Reads an interval that goes with the scale groups of 128 that checkpoints have.
+fn promote(text: &str) -> Result<u32, String> {
+    match text {
+        "32" | "64" | "128" => text.parse().map_err(|e| format!("{e}")),
+        _ => Err("supported are 32, 64 and 128".to_owned()),
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Error> {
     let start = Instant::now();
     let limits = LimitOptions {
         max_step_tokens: args.max_step_tokens,
         max_context: args.max_context,
+        promote: args.promote,
     };
     let options = BuildOptions {
         target: args.target.clone(),

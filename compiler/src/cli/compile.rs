@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use mcc_bundle::Bundle;
+use mcc_passes::target::Target;
 
 use super::model::bar;
 use crate::error::Error;
@@ -18,6 +19,11 @@ pub fn compile(
     options: &BuildOptions,
     last: Option<Emit>,
 ) -> Result<(Source, Built), Error> {
+    let interval = Target::load(&options.target)?.promote;
+    let limits = LimitOptions {
+        promote: limits.promote.or(Some(interval)),
+        ..limits
+    };
     let source = source::read(path, limits)?;
     for warning in &source.warnings {
         eprintln!("warning: {warning}");

@@ -58,6 +58,7 @@ fn published(slice: &Path) -> Result<Source, Error> {
     let limits = LimitOptions {
         max_step_tokens: Some(4096),
         max_context: None,
+        promote: None,
     };
     source::read(dir.path(), limits)
 }

@@ -67,6 +67,7 @@ impl HfConfig {
             rms_norm_eps: f.f64("rms_norm_eps")? as f32,
             tie_word_embeddings: f.opt_bool("tie_word_embeddings")?.unwrap_or(false),
             fp8_weights: quantised,
+            promote: None,
             num_attention_heads: heads,
             q_lora_rank: f.opt_u64("q_lora_rank")?,
             kv_lora_rank: f.u64("kv_lora_rank")?,
@@ -124,10 +125,11 @@ impl HfConfig {
 
     /// The architecture under a name and with a build's limits.
     #[must_use]
-    pub fn model(&self, name: &str, limits: Limits) -> Config {
+    pub fn model(&self, name: &str, limits: Limits, promote: Option<u32>) -> Config {
         Config {
             name: name.to_owned(),
             limits,
+            promote,
             ..self.model.clone()
         }
     }

@@ -30,13 +30,15 @@ pub struct Imported {
     pub unknown_fields: Vec<String>,
 }
 
-/// Sizes that the user may choose; the config's own otherwise.
+/// What the user may choose; the config's own otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LimitOptions {
     /// Tokens of one step.
     pub max_step_tokens: Option<u64>,
     /// Positions of the cache.
     pub max_context: Option<u64>,
+    /// Elements of K between promotions of FP8 products; 128 otherwise.
+    pub promote: Option<u32>,
 }
 
 /// Tokens of one step when nobody says otherwise: enough to keep a GPU busy in prefill.
@@ -60,13 +62,14 @@ pub fn import(dir: &Path, name: &str, limits: LimitOptions) -> Result<Imported, 
             config.max_position_embeddings
         )));
     }
+    let promote = limits.promote;
     let limits = Limits {
         max_step_tokens: limits
             .max_step_tokens
             .unwrap_or(DEFAULT_STEP_TOKENS.min(max_context)),
         max_context,
     };
-    let module = deepseek_v3(&config.model(name, limits))?;
+    let module = deepseek_v3(&config.model(name, limits, promote))?;
 
     let tokenizer_path = dir.join("tokenizer.json");
     let tokenizer = match std::fs::read_to_string(&tokenizer_path) {

@@ -34,6 +34,9 @@ use crate::types::{f32, i32};
 pub fn deepseek_v3(config: &Config) -> Result<Module, DslErrors> {
     config.check()?;
     let m = Model::new(&config.name);
+    if let Some(interval) = config.promote {
+        m.promote(interval);
+    }
     let t = m.dim("T", 1..=config.limits.max_step_tokens);
     let c = m.dim("C", 1..=config.limits.max_context);
     let r = m.dim("R", 1..=config.limits.max_step_tokens);

@@ -30,6 +30,9 @@ pub struct Config {
     pub tie_word_embeddings: bool,
     /// Whether linear layers hold FP8 weights with 128x128 block scales, else BF16.
     pub fp8_weights: bool,
+    /// Promotion interval of FP8 products; `None` for 128.
+    #[serde(default)]
+    pub promote: Option<u32>,
 
     /// Query heads.
     pub num_attention_heads: u64,

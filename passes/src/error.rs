@@ -31,6 +31,16 @@ pub enum PassError {
         /// Its ranks.
         ranks: u32,
     },
+    /// Something was asked for by a name that nothing has.
+    #[error("no {what} `{name}`; there are {}", known.join(", "))]
+    Unknown {
+        /// `rule`, `entry`, `layer`.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// Names that there are.
+        known: Vec<String>,
+    },
     /// A pass made something that its own check refuses: a bug of the compiler.
     #[error("compiler bug in {pass}: {what}; please report it with the graph that you compiled")]
     Internal {

@@ -10,6 +10,8 @@
 //! [`Report`] of the rewrites taken. Each entry is optimised on its own. Nothing here depends on time, on hash
 //! order or on the host: the same module gives the same bytes.
 
+use std::collections::HashMap;
+
 use mcc_ir::graph::Graph;
 use mcc_ir::module::Module;
 
@@ -20,6 +22,7 @@ use crate::target::Target;
 mod analysis;
 mod convert;
 mod cost;
+pub mod explain;
 mod extract;
 mod language;
 mod origins;
@@ -29,17 +32,18 @@ mod saturate;
 #[cfg(test)]
 mod tests;
 
-pub use cost::Bound;
+pub use cost::{Bound, Sums};
 pub use extract::{Effort, Proof};
 pub use report::{EntryReport, Report, Rewrite, Totals};
 pub use rules::RuleClass;
 
+use convert::{Imported, Original};
 use cost::CostModel;
-use extract::Problem;
+use extract::{Problem, Selection};
 use language::Node;
 use origins::Origins;
 use rules::Compiled;
-use saturate::Caps;
+use saturate::{Caps, History};
 
 /// What the optimiser may do, and how far it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,14 +95,7 @@ fn optimize_with(
     target: &Target,
     options: &Options,
 ) -> Result<(Module, Report), PassError> {
-    let rules = rules
-        .filter(|rule| {
-            options.classes.contains(&rule.class)
-                && options.without.iter().all(|name| name != rule.name)
-        })
-        .map(Compiled::new)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(internal)?;
+    let rules = compile_of(rules, options)?;
     let mut result = Module {
         entries: Vec::with_capacity(module.entries.len()),
         ..module.clone()
@@ -109,10 +106,10 @@ fn optimize_with(
     };
     for entry in &module.entries {
         let model = CostModel::new(module, &entry.name, target, &options.usual);
-        let (entry, entry_report) =
-            optimize_entry(module, entry, &rules, &model, options).map_err(internal)?;
-        result.entries.push(entry);
-        report.entries.push(entry_report);
+        let work = Work::new(module, entry, &rules, &model, options).map_err(internal)?;
+        let origins = Origins::new(&work.imported, &work.originals, &work.history);
+        report.entries.push(work.report(entry, &origins, &model));
+        result.entries.push(work.result);
     }
     mcc_ir::verify::verify(&result).map_err(|errors| {
         internal(
@@ -126,6 +123,25 @@ fn optimize_with(
     Ok((result, report))
 }
 
+/// The rules of builds that the options leave, read.
+fn compile(options: &Options) -> Result<Vec<Compiled>, PassError> {
+    compile_of(rules::in_use(), options)
+}
+
+fn compile_of(
+    rules: impl Iterator<Item = &'static rules::Rule>,
+    options: &Options,
+) -> Result<Vec<Compiled>, PassError> {
+    rules
+        .filter(|rule| {
+            options.classes.contains(&rule.class)
+                && options.without.iter().all(|name| name != rule.name)
+        })
+        .map(Compiled::new)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(internal)
+}
+
 fn internal(what: String) -> PassError {
     PassError::Internal {
         pass: "egraph",
@@ -133,44 +149,66 @@ fn internal(what: String) -> PassError {
     }
 }
 
-fn optimize_entry(
-    module: &Module,
-    entry: &Graph,
-    rules: &[Compiled],
-    model: &CostModel<'_>,
-    options: &Options,
-) -> Result<(Graph, EntryReport), String> {
-    let mut imported = convert::import(entry);
-    let caps = Caps {
-        nodes: imported
-            .graph
-            .total_size()
-            .saturating_mul(options.max_growth),
-        rounds: options.max_rounds,
-    };
-    let history = saturate::saturate(&mut imported.graph, rules, caps)?;
-    let originals = imported.originals();
-    let age = |node: &Node| originals.get(node).map(|original| original.age);
-    let problem = Problem::new(&imported.graph, &imported.roots(entry), age, model)?;
-    let selection = extract::extract(&problem, options.effort.as_ref())?;
+/// An optimised entry, and everything that it was chosen from.
+struct Work {
+    imported: Imported,
+    originals: HashMap<Node, Original>,
+    history: History,
+    problem: Problem,
+    selection: Selection,
+    result: Graph,
+}
 
-    let origins = Origins::new(&imported, &originals, &history);
-    let loc = |node: &Node| entry.node(origins.author(node)?).loc.clone();
-    let result = convert::export(module, entry, &imported, &selection, loc)?;
-    let report = EntryReport {
-        entry: entry.name.to_string(),
-        before: Totals::of(entry, model),
-        after: Totals::of(&result, model),
-        rewrites: report::rewrites(entry, &origins, &selection),
-        rounds: history.rounds,
-        saturated: history.saturated,
-        nodes: imported.graph.total_size(),
-        proof: selection.proof.clone(),
-    };
-    debug_assert_eq!(
-        report.after.nanoseconds,
-        report::nanoseconds(selection.cost),
-        "extraction counts what it chose"
-    );
-    Ok((result, report))
+impl Work {
+    fn new(
+        module: &Module,
+        entry: &Graph,
+        rules: &[Compiled],
+        model: &CostModel<'_>,
+        options: &Options,
+    ) -> Result<Work, String> {
+        let mut imported = convert::import(entry);
+        let caps = Caps {
+            nodes: imported
+                .graph
+                .total_size()
+                .saturating_mul(options.max_growth),
+            rounds: options.max_rounds,
+        };
+        let history = saturate::saturate(&mut imported.graph, rules, caps)?;
+        let originals = imported.originals();
+        let age = |node: &Node| originals.get(node).map(|original| original.age);
+        let problem = Problem::new(&imported.graph, &imported.roots(entry), age, model)?;
+        let selection = extract::extract(&problem, options.effort.as_ref())?;
+        let origins = Origins::new(&imported, &originals, &history);
+        let loc = |node: &Node| entry.node(origins.author(node)?).loc.clone();
+        let result = convert::export(module, entry, &imported, &selection, loc)?;
+        Ok(Work {
+            imported,
+            originals,
+            history,
+            problem,
+            selection,
+            result,
+        })
+    }
+
+    fn report(&self, entry: &Graph, origins: &Origins<'_>, model: &CostModel<'_>) -> EntryReport {
+        let report = EntryReport {
+            entry: entry.name.to_string(),
+            before: Totals::of(entry, model),
+            after: Totals::of(&self.result, model),
+            rewrites: report::rewrites(entry, origins, &self.selection),
+            rounds: self.history.rounds,
+            saturated: self.history.saturated,
+            nodes: self.imported.graph.total_size(),
+            proof: self.selection.proof.clone(),
+        };
+        debug_assert_eq!(
+            report.after.nanoseconds,
+            report::nanoseconds(self.selection.cost),
+            "extraction counts what it chose"
+        );
+        report
+    }
 }

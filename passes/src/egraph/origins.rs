@@ -25,6 +25,8 @@ pub(super) struct Origins<'a> {
 
 /// A rewrite that the result depends on.
 pub(super) struct Taken {
+    /// Its place in the history.
+    pub(super) step: usize,
     pub(super) rule: &'static str,
     pub(super) class: RuleClass,
     /// The author's node that it was applied to.
@@ -105,15 +107,30 @@ impl<'a> Origins<'a> {
                 }
             }
         }
-        let steps = taken.into_iter().map(|step| &self.history.steps[step]);
+        let steps = taken.into_iter().map(|at| (at, &self.history.steps[at]));
         let at = |root: &Node| self.author(&canonical(self.graph, root));
         steps
-            .map(|step| Taken {
+            .map(|(number, step)| Taken {
+                step: number,
                 rule: step.rule.name,
                 class: step.rule.class,
                 at: step.matched.last().and_then(at),
             })
             .collect()
+    }
+
+    /// The step that made a canonical node, if the author did not write it.
+    pub(super) fn maker(&self, node: &Node) -> Option<usize> {
+        let written = self.originals.contains_key(node);
+        self.makers.get(node).copied().filter(|_| !written)
+    }
+
+    /// The nodes that a step made first, in the order of their text.
+    pub(super) fn made(&self, step: usize) -> Vec<&Node> {
+        let made = self.makers.iter().filter(|(_, maker)| **maker == step);
+        let mut made: Vec<&Node> = made.map(|(node, _)| node).collect();
+        made.sort_unstable();
+        made
     }
 
     /// The author's ops that compute the same as an older one, and thus went away.

@@ -153,7 +153,7 @@ pub(super) fn rewrites(
 
 /// A layer, as parameter names spell it: the components up to the first that ends in a number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Layer {
+pub(super) struct Layer {
     index: u64,
     prefix: String,
 }
@@ -182,7 +182,7 @@ impl fmt::Display for Layer {
 }
 
 /// The layer of each op: that of its own parameters and states, or else the last among its operands'.
-fn layers(entry: &Graph) -> HashMap<NodeId, Layer> {
+pub(super) fn layers(entry: &Graph) -> HashMap<NodeId, Layer> {
     let mut layers: HashMap<NodeId, Layer> = HashMap::new();
     for id in entry.topo() {
         let operands = entry.operands(id);
@@ -269,7 +269,7 @@ fn micros(nanoseconds: u64) -> String {
 }
 
 /// `layers.0`, `layers.1`, `layers.2` as `layers.0..=2`.
-fn ranges(layers: &[String]) -> String {
+pub(super) fn ranges(layers: &[String]) -> String {
     let layers: Vec<Layer> = layers
         .iter()
         .filter_map(|layer| Layer::of_name(layer))

@@ -20,7 +20,7 @@
 mod links;
 mod work;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 
 use mcc_ir::graph::{Graph, NodeId};
@@ -234,6 +234,46 @@ impl OpCost {
     }
 }
 
+/// Launches, bytes and time of several ops together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sums {
+    /// Kernel launches.
+    pub launches: i64,
+    /// Bytes of global memory.
+    pub bytes: i64,
+    /// Bytes that a rank sends inside of its node.
+    pub nvlink_bytes: i64,
+    /// Bytes that a rank sends to other nodes.
+    pub ib_bytes: i64,
+    /// Femtoseconds.
+    pub time: i128,
+}
+
+impl Sums {
+    /// Adds an op of which these results are used.
+    pub(super) fn add(&mut self, op: &OpCost, used: impl Fn(usize) -> bool) {
+        let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.launches = self.launches.saturating_add(signed(op.launches));
+        self.bytes = self.bytes.saturating_add(signed(op.bytes(&used)));
+        self.nvlink_bytes = self.nvlink_bytes.saturating_add(signed(op.nvlink_bytes));
+        self.ib_bytes = self.ib_bytes.saturating_add(signed(op.ib_bytes));
+        self.time += op.total(used).time;
+    }
+}
+
+impl Sub for Sums {
+    type Output = Sums;
+    fn sub(self, other: Sums) -> Sums {
+        Sums {
+            launches: self.launches - other.launches,
+            bytes: self.bytes.saturating_sub(other.bytes),
+            nvlink_bytes: self.nvlink_bytes.saturating_sub(other.nvlink_bytes),
+            ib_bytes: self.ib_bytes.saturating_sub(other.ib_bytes),
+            time: self.time - other.time,
+        }
+    }
+}
+
 /// Time for so many units at so many a second.
 fn femtoseconds(amount: u64, per_s: u64) -> Femtoseconds {
     let time = u128::from(amount) * FS_PER_S / u128::from(per_s.max(1));
@@ -268,6 +308,14 @@ impl<'a> CostModel<'a> {
             mesh: module.mesh.unwrap_or(Mesh::ONE),
             extents: extents.collect(),
         }
+    }
+
+    /// The extents at which costs are counted.
+    pub(super) fn extents(&self) -> BTreeMap<String, u64> {
+        let extents = self.extents.iter();
+        extents
+            .map(|(name, extent)| (name.to_string(), *extent))
+            .collect()
     }
 
     /// The cost of each op of an entry, in topological order, leaves left out; with the results that are used.

@@ -4,8 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use egg::Id;
 
+use super::Selection;
+use super::parts::Parts;
 use crate::egraph::analysis::Data;
-use crate::egraph::cost::{Cost, CostModel, OpCost, Operand, keeps_store};
+use crate::egraph::cost::{Cost, CostModel, OpCost, Operand, Sums, keeps_store};
 use crate::egraph::language::{EGraph, Node};
 
 /// What there is to choose from.
@@ -143,6 +145,165 @@ impl Problem {
         let mut problem = Problem { classes, roots };
         problem.find_readers();
         Ok(problem)
+    }
+
+    /// The part of the problem that decides how some classes are computed: whole [`Parts`], with what they read from
+    /// outside given for nothing. The roots are what every choice computes.
+    pub(crate) fn window(&self, of: impl Fn(Id) -> bool) -> Problem {
+        let cut = Parts::of(self);
+        let mut kept: Vec<usize> = cut
+            .parts
+            .iter()
+            .filter(|part| part.iter().any(|class| of(self.classes[*class].id)))
+            .flatten()
+            .copied()
+            .collect();
+        kept.sort_unstable();
+        let mut all = kept.clone();
+        for class in &kept {
+            all.extend(self.classes[*class].alts.iter().flat_map(Alt::operands));
+        }
+        all.sort_unstable();
+        all.dedup();
+        let local = |class: usize| all.partition_point(|other| *other < class);
+        let classes = all.iter().map(|at| {
+            let class = &self.classes[*at];
+            if kept.binary_search(at).is_err() {
+                let given = class.alts.first().map(|alt| Alt {
+                    node: alt.node.clone(),
+                    kind: AltKind::Op {
+                        operands: Vec::new(),
+                        cost: OpCost::default(),
+                    },
+                });
+                return Class {
+                    id: class.id,
+                    original: given.is_some().then_some(0),
+                    alts: given.into_iter().collect(),
+                    results: 1,
+                    readers: Vec::new(),
+                };
+            }
+            let alts = class.alts.iter().map(|alt| Alt {
+                node: alt.node.clone(),
+                kind: match &alt.kind {
+                    AltKind::Projection { tuple, result } => AltKind::Projection {
+                        tuple: local(*tuple),
+                        result: *result,
+                    },
+                    AltKind::Op { operands, cost } => AltKind::Op {
+                        operands: operands.iter().map(|of| local(*of)).collect(),
+                        cost: cost.clone(),
+                    },
+                },
+            });
+            Class {
+                id: class.id,
+                alts: alts.collect(),
+                results: class.results,
+                original: class.original,
+                readers: Vec::new(),
+            }
+        });
+        let classes: Vec<Class> = classes.collect();
+        let roots = kept.iter().filter(|class| cut.always[**class]);
+        let roots = roots.map(|class| local(*class)).collect();
+        let mut problem = Problem { classes, roots };
+        problem.find_readers();
+        problem
+    }
+
+    /// The same problem with those nodes alone that `may` be chosen; the author's always may.
+    pub(crate) fn restricted(&self, may: impl Fn(&Node) -> bool) -> Problem {
+        let classes = self.classes.iter().map(|class| {
+            let kept: Vec<usize> = (0..class.alts.len())
+                .filter(|alt| class.original == Some(*alt) || may(&class.alts[*alt].node))
+                .collect();
+            let original = class.original;
+            Class {
+                id: class.id,
+                alts: kept.iter().map(|alt| class.alts[*alt].clone()).collect(),
+                results: class.results,
+                original: original.and_then(|of| kept.iter().position(|alt| *alt == of)),
+                readers: Vec::new(),
+            }
+        });
+        let mut problem = Problem {
+            classes: classes.collect(),
+            roots: self.roots.clone(),
+        };
+        problem.find_readers();
+        problem
+    }
+
+    /// The same problem with a class that is computed by `node`, needed or not; `None` when it has no such node.
+    pub(crate) fn forced(&self, class: Id, node: &Node) -> Option<Problem> {
+        let at = self.place(class)?;
+        let mut classes = self.classes.clone();
+        let forced = &mut classes[at];
+        forced.alts.retain(|alt| alt.node == *node);
+        forced.original = (!forced.alts.is_empty()).then_some(0);
+        forced.original?;
+        let mut roots = self.roots.clone();
+        roots.push(at);
+        let mut problem = Problem { classes, roots };
+        problem.find_readers();
+        Some(problem)
+    }
+
+    /// The nodes of a class.
+    pub(crate) fn nodes(&self, class: Id) -> impl Iterator<Item = &Node> {
+        let class = self.place(class).map(|at| &self.classes[at]);
+        class
+            .into_iter()
+            .flat_map(|class| class.alts.iter().map(|alt| &alt.node))
+    }
+
+    /// Its classes, ascending.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = Id> {
+        self.classes.iter().map(|class| class.id)
+    }
+
+    /// Whether it is given, or computed for nothing.
+    pub(crate) fn is_leaf(&self, class: Id) -> bool {
+        let class = self.place(class).map(|at| &self.classes[at]);
+        class.is_none_or(|class| class.alts.iter().any(|alt| alt.operands().is_empty()))
+    }
+
+    /// What a selection launches and moves, of the classes that it computes.
+    pub(crate) fn sums(&self, selection: &Selection) -> Sums {
+        let taken: Vec<Option<&Alt>> = self
+            .classes
+            .iter()
+            .map(|class| {
+                let node = selection.node(class.id)?;
+                class.alts.iter().find(|alt| alt.node == *node)
+            })
+            .collect();
+        let mut used: Vec<u64> = vec![0; taken.len()];
+        for alt in taken.iter().flatten() {
+            if let AltKind::Projection { tuple, result } = alt.kind {
+                used[tuple] |= 1 << result.min(63);
+            }
+        }
+        let mut sums = Sums::default();
+        for (at, alt) in taken.iter().enumerate() {
+            if let Some(Alt {
+                kind: AltKind::Op { cost, .. },
+                ..
+            }) = alt
+            {
+                let tuple = self.classes[at].results > 1;
+                sums.add(cost, |result| !tuple || used[at] >> result.min(63) & 1 == 1);
+            }
+        }
+        sums
+    }
+
+    fn place(&self, class: Id) -> Option<usize> {
+        self.classes
+            .binary_search_by_key(&class, |class| class.id)
+            .ok()
     }
 
     /// A problem of these classes; the first node of each is the author's.

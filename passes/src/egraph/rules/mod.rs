@@ -29,6 +29,16 @@ pub enum RuleClass {
     Rounding,
 }
 
+impl std::fmt::Display for RuleClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            RuleClass::Exact => "exact",
+            RuleClass::Reassociating => "reassociating",
+            RuleClass::Rounding => "rounding",
+        })
+    }
+}
+
 /// A row of a rule table.
 #[derive(Debug)]
 pub(super) struct Rule {
@@ -46,15 +56,20 @@ pub(super) struct Rule {
 /// Whether builds use the rules of [`epilogue`]: only while code generation has the kernels of their right sides.
 const EPILOGUES: bool = true;
 
-/// Every rule, set by set; each round of saturation searches for them in this order.
-pub(super) fn all() -> impl Iterator<Item = &'static Rule> {
+/// The sets by name; each round of saturation searches for their rules in this order.
+pub(super) fn sets() -> impl Iterator<Item = (&'static str, &'static [Rule])> {
     let sets = [
-        shapes::RULES,
-        quantize::RULES,
-        fusion::RULES,
-        epilogue::RULES,
+        ("shapes", shapes::RULES),
+        ("quantize", quantize::RULES),
+        ("fusion", fusion::RULES),
+        ("epilogue", epilogue::RULES),
     ];
-    sets.into_iter().flatten()
+    sets.into_iter()
+}
+
+/// Every rule, set by set.
+pub(super) fn all() -> impl Iterator<Item = &'static Rule> {
+    sets().flat_map(|(_, rules)| rules)
 }
 
 /// The rules of [`all`] whose right sides have kernels.

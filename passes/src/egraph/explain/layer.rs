@@ -8,6 +8,7 @@ use mcc_ir::graph::{Graph, NodeId};
 use super::terms::{self, Terms};
 use super::{Alternative, Applied, Drawn, Kind};
 use crate::egraph::Work;
+use crate::egraph::cost::{CostModel, Sums};
 use crate::egraph::extract::{self, Effort, Problem};
 use crate::egraph::language::Node;
 use crate::egraph::origins::{Origins, Taken};
@@ -64,6 +65,7 @@ pub(super) struct View<'a> {
     pub(super) entry: &'a Graph,
     pub(super) work: &'a Work,
     pub(super) origins: &'a Origins<'a>,
+    model: &'a CostModel<'a>,
     pub(super) terms: Terms<'a>,
     pub(super) taken: Vec<Taken>,
     /// The layer of each op of the author.
@@ -73,7 +75,12 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(entry: &'a Graph, work: &'a Work, origins: &'a Origins<'a>) -> View<'a> {
+    pub(super) fn new(
+        entry: &'a Graph,
+        work: &'a Work,
+        origins: &'a Origins<'a>,
+        model: &'a CostModel<'a>,
+    ) -> View<'a> {
         let layers = report::layers(entry);
         let mut of_class = HashMap::new();
         for class in work.problem.classes() {
@@ -91,6 +98,7 @@ impl<'a> View<'a> {
             entry,
             work,
             origins,
+            model,
             terms: Terms::new(entry, work),
             taken: origins.taken(&work.selection),
             layers,
@@ -182,8 +190,6 @@ impl<'a> View<'a> {
             let lines = lines.filter(|(id, _)| layers.get(id) == layer);
             lines.map(|(_, line)| line).collect()
         };
-        let chosen = window.sums(&self.work.selection);
-
         // Rewrites of the neighbours are there from the start: what they save is theirs.
         let makes = |taken: &Taken| self.origins.made(taken.step).into_iter().cloned();
         let (mine, others): (Vec<&Taken>, Vec<&Taken>) =
@@ -197,8 +203,7 @@ impl<'a> View<'a> {
             let selection = extract::extract(&restricted, Some(&Effort::default()))?;
             Ok::<_, String>(window.sums(&selection))
         };
-        let written = best(&allowed)?;
-        let mut now = written;
+        let mut now = best(&allowed)?;
         let mut rewrites = Vec::new();
         for taken in mine {
             allowed.extend(makes(taken));
@@ -227,8 +232,8 @@ impl<'a> View<'a> {
             shown,
             before: text(self.entry, &self.layers),
             after: text(&self.work.result, &after),
-            written,
-            chosen,
+            written: self.sums(self.entry, &self.layers, layer),
+            chosen: self.sums(&self.work.result, &after, layer),
             duplicates: duplicates
                 .filter_map(|id| lines.get(&id).cloned())
                 .collect(),
@@ -236,6 +241,17 @@ impl<'a> View<'a> {
             alternatives: self.alternatives(layer, &window)?,
             picture: self.picture(&window),
         })
+    }
+
+    /// What a layer's own ops launch and move.
+    fn sums(&self, graph: &Graph, layers: &HashMap<NodeId, Layer>, layer: Option<&Layer>) -> Sums {
+        let mut sums = Sums::default();
+        for (id, cost, used) in self.model.of_graph(graph) {
+            if layers.get(&id) == layer {
+                sums.add(&cost, |result| used[result]);
+            }
+        }
+        sums
     }
 
     /// Nodes of the layer's values that were not chosen.
@@ -273,7 +289,7 @@ impl<'a> View<'a> {
         window: &Problem,
         class: Id,
         node: &Node,
-    ) -> Result<Option<crate::egraph::Sums>, String> {
+    ) -> Result<Option<Sums>, String> {
         let Some(forced) = window.forced(class, node) else {
             return Ok(None);
         };

@@ -4,9 +4,9 @@
 //! text ([`text`]), and draws itself ([`draw`]). Nothing is remembered from a build: the entry is optimised again, and the
 //! same module gives the same explanation.
 //!
-//! Layers whose graphs are equal before and after are one kind; one of them stands for all. Its costs are those of the
-//! parts of the extraction problem that its values are in, so that they add up to what the layer takes, with the
-//! parts that it shares with its neighbours in both.
+//! Layers whose graphs are equal before and after are one kind; one of them stands for all. What a rewrite of a layer
+//! saves, and what lost by how much, is found in the parts of the extraction problem that the layer's values are in:
+//! those decide about it, and nothing else does.
 //!
 //! ```text
 //! saved by a rewrite    best choice without it and all later ones  -  best choice with it and all earlier ones
@@ -86,9 +86,9 @@ pub struct Kind {
     pub before: Vec<String>,
     /// Its ops as chosen.
     pub after: Vec<String>,
-    /// What it takes with equal ops merged and no rule.
+    /// What its ops as written take.
     pub written: Sums,
-    /// What it takes as chosen.
+    /// What its ops as chosen take.
     pub chosen: Sums,
     /// Ops that compute what an older one computes, with what that saves.
     pub duplicates: Vec<String>,
@@ -171,7 +171,7 @@ pub fn explain(
         let model = CostModel::new(module, &entry.name, target, &options.usual);
         let work = Work::new(module, entry, &rules, &model, options).map_err(internal)?;
         let origins = Origins::new(&work.imported, &work.originals, &work.history);
-        let view = layer::View::new(entry, &work, &origins);
+        let view = layer::View::new(entry, &work, &origins, &model);
         entries.push(Entry {
             report: work.report(entry, &origins, &model),
             extents: model.extents(),

@@ -197,9 +197,10 @@ impl fmt::Display for Lost {
         }
         match &self.more {
             Some(more) => writeln!(f, "    it takes more: {}", sums(more)),
+            None if self.found => writeln!(f, "    it would be computed from itself"),
             None => writeln!(
                 f,
-                "    it is not in the e-graph: a cap ended saturation, its author forbids it, or builds do not use it"
+                "    saturation did not add it: a cap ended it, the author forbids it here, or the rule is not in use"
             ),
         }
     }

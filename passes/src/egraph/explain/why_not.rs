@@ -59,8 +59,9 @@ pub struct Lost {
     pub node: String,
     /// What the choice has there; `None` where it has no use for the value.
     pub instead: Option<String>,
-    /// What the best choice with it takes more; `None` where saturation did not add it (a cap, or a word of the author),
-    /// or it would be computed from itself.
+    /// Whether saturation added it: not after a cap, against a word of the author, or when it is not in use.
+    pub found: bool,
+    /// What the best choice with it takes more; `None` where it was not found, or would be computed from itself.
     pub more: Option<Sums>,
 }
 
@@ -193,6 +194,7 @@ pub(super) fn answer(
             ops: lines(&ops),
             node: view.terms.node(&right),
             instead: chosen.map(|node| view.terms.node(node)),
+            found: class.is_some(),
             more,
         });
     }

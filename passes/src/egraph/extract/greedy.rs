@@ -307,13 +307,15 @@ impl<'a> State<'a> {
         })
     }
 
-    /// The node that a class comes to life with: the author's at first, later the cheapest given what is alive.
+    /// The node that a class comes to life with: at first the author's, if he wrote one, later the cheapest given what is
+    /// alive.
     fn best(&self, class: usize) -> Option<usize> {
-        if self.moving {
+        let original = self.problem.classes[class].original;
+        if self.moving || original.is_none() {
             self.estimate(class, &mut Vec::new(), &mut HashMap::new(), &|_| true)
                 .map(|(_, alt)| alt)
         } else {
-            self.problem.classes[class].original
+            original
         }
     }
 

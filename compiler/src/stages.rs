@@ -106,8 +106,11 @@ pub fn run(
 
     if options.optimize {
         progress("optimise", 0, 1);
-        let (graph, report) =
-            egraph::optimize(&built.graph, &built.target, &egraph::Options::default())?;
+        let egraph_options = egraph::Options {
+            usual: hints(&built.graph),
+            ..egraph::Options::default()
+        };
+        let (graph, report) = egraph::optimize(&built.graph, &built.target, &egraph_options)?;
         dump.write("2-egraph.mir", &graph.to_string())?;
         dump.write("2-egraph.txt", &report.to_string())?;
         built.graph = graph;
@@ -183,7 +186,8 @@ pub fn json(program: &Program) -> Result<String, Error> {
         .map_err(|e| Error::Manifest(e.to_string()))
 }
 
-fn verify(module: &Module) -> Result<(), Error> {
+/// Refuses a graph that is not well-formed, as its author's mistake.
+pub(crate) fn verify(module: &Module) -> Result<(), Error> {
     mcc_ir::verify::verify(module).map_err(|errors| {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         Error::Usage(format!(
@@ -194,7 +198,7 @@ fn verify(module: &Module) -> Result<(), Error> {
 }
 
 /// A decode step has one token, whatever the upper bound of its dims is.
-fn hints(module: &Module) -> Vec<DimHint> {
+pub(crate) fn hints(module: &Module) -> Vec<DimHint> {
     module
         .entries
         .iter()

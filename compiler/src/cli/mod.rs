@@ -32,7 +32,7 @@ enum Command {
     Run(run::Args),
     /// Measures how well a model predicts a text.
     Eval(eval::Args),
-    /// Shows why the compiler chooses a kernel's tiles as it does.
+    /// Shows why the compiler chooses a model's graph, or a kernel's tiles, as it does.
     Explain(explain::Args),
     /// Shows what is in a bundle.
     Inspect(inspect::Args),

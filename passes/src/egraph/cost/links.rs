@@ -22,14 +22,19 @@ pub(super) const ONE: u64 = 1 << 32;
 
 /// Copies of a token's row that a rank sends, forwarding for others included, in parts of [`ONE`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Copies {
+pub(in crate::egraph) struct Copies {
     /// Over NVLink, inside of nodes.
-    pub(super) nvlink: u64,
+    pub(in crate::egraph) nvlink: u64,
     /// Over InfiniBand, to other nodes.
-    pub(super) ib: u64,
+    pub(in crate::egraph) ib: u64,
 }
 
 impl Copies {
+    /// A number of copies in thousandths.
+    pub(in crate::egraph) fn thousandths(copies: u64) -> u64 {
+        (u128::from(copies) * 1000 / u128::from(ONE)) as u64
+    }
+
     /// Copies for a token with `choices` experts.
     pub(super) fn of(mesh: &Mesh, choices: u64) -> Copies {
         let (nodes, gpus) = (

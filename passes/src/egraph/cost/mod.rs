@@ -32,7 +32,7 @@ use serde::Serialize;
 
 use crate::select::DimHint;
 use crate::target::Target;
-use links::Copies;
+pub(super) use links::Copies;
 use work::Work;
 
 /// Femtoseconds: a byte of HBM3 takes some 300. Wide enough for sums of any graph, which stay exact.
@@ -141,6 +141,16 @@ pub(super) struct Write {
     pub(super) bytes: u64,
     /// Whether they go to device memory: too many to wait in the L2 for the op that reads them.
     pub(super) far: bool,
+}
+
+/// Rows that an op sends between ranks.
+pub(super) struct Sent {
+    /// Of one row with its scales: a token's bytes for each destination.
+    pub(super) row_bytes: u64,
+    /// Tokens of this rank.
+    pub(super) tokens: u64,
+    /// How often a token's row is sent.
+    pub(super) copies: Copies,
 }
 
 /// What one op moves and computes.
@@ -387,8 +397,13 @@ impl<'a> CostModel<'a> {
             Op::Dispatch { .. } => 2,
             _ => 1,
         };
-        let copies = self.copies(op, operands);
-        let (nvlink_bytes, ib_bytes) = copies.unwrap_or_default();
+        let types: Vec<&Type> = operands.iter().map(|operand| operand.ty).collect();
+        let sent = self.sent(op, &types);
+        let bytes = |of: fn(&Copies) -> u64| {
+            let bytes = |sent: &Sent| Copies::bytes(of(&sent.copies), sent.tokens, sent.row_bytes);
+            sent.as_ref().map_or(0, bytes)
+        };
+        let (nvlink_bytes, ib_bytes) = (bytes(|copies| copies.nvlink), bytes(|copies| copies.ib));
         OpCost {
             launches,
             reads,
@@ -465,26 +480,26 @@ impl<'a> CostModel<'a> {
         read
     }
 
-    /// Bytes that a rank sends over NVLink and over InfiniBand.
-    fn copies(&self, op: &Op, operands: &[Operand<'_>]) -> Option<(u64, u64)> {
-        // The row that travels, and the choices of each token.
-        let (row, choices) = match op {
-            Op::Dispatch { .. } => (0, 1),
-            Op::Combine
-            | Op::CombineSum
-            | Op::CombineAdd
-            | Op::CombineAddRmsNormQuantize { .. } => (0, 1),
-            _ => return None,
+    /// What an op sends between ranks; `None` for one that sends nothing on any mesh.
+    pub(super) fn sent(&self, op: &Op, operands: &[&Type]) -> Option<Sent> {
+        let to_experts = matches!(op, Op::Dispatch { .. });
+        let to_tokens = matches!(
+            op,
+            Op::Combine | Op::CombineSum | Op::CombineAdd | Op::CombineAddRmsNormQuantize { .. }
+        );
+        if !to_experts && !to_tokens {
+            return None;
+        }
+        let (rows, choices) = (operands.first()?, operands.get(1)?);
+        let row = rows.with_shape(vec![Dim::Const(1), rows.last()?.clone()]);
+        let [tokens, experts] = &choices.shape[..] else {
+            return None;
         };
-        let (row, choices) = (operands.get(row)?.ty, operands.get(choices)?.ty);
-        let row = row.with_shape(vec![Dim::Const(1), row.last()?.clone()]);
-        let (tokens, experts) = match &choices.shape[..] {
-            [tokens, experts] => (self.extent(tokens), self.extent(experts)),
-            _ => return None,
-        };
-        let copies = Copies::of(&self.mesh, experts);
-        let bytes = |copies| Copies::bytes(copies, tokens, self.bytes(&row));
-        Some((bytes(copies.nvlink), bytes(copies.ib)))
+        Some(Sent {
+            row_bytes: self.bytes(&row),
+            tokens: self.extent(tokens),
+            copies: Copies::of(&self.mesh, self.extent(experts)),
+        })
     }
 
     /// Times that do not depend on which results are used.

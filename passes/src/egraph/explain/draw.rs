@@ -42,9 +42,7 @@ pub fn dot(explanation: &Explanation) -> String {
 /// A class as a table of Graphviz: its name, then its nodes.
 fn rows(drawn: &Drawn) -> String {
     let mut out = String::from("<table border=\"0\" cellborder=\"1\" cellspacing=\"0\">");
-    if !drawn.name.is_empty() || drawn.given {
-        let _ = write!(out, "<tr><td><i>{}</i></td></tr>", escaped(title(drawn)));
-    }
+    let _ = write!(out, "<tr><td><i>{}</i></td></tr>", escaped(title(drawn)));
     for (text, chosen, _) in &drawn.nodes {
         let color = if *chosen {
             " bgcolor=\"palegreen\""
@@ -57,10 +55,10 @@ fn rows(drawn: &Drawn) -> String {
 }
 
 fn title(drawn: &Drawn) -> &str {
-    if drawn.name.is_empty() {
-        "given"
-    } else {
-        &drawn.name
+    match (drawn.given, &*drawn.name) {
+        (true, "") => "given",
+        (false, "") => "several results",
+        (_, name) => name,
     }
 }
 

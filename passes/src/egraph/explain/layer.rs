@@ -6,9 +6,9 @@ use egg::Id;
 use mcc_ir::graph::{Graph, NodeId};
 
 use super::terms::{self, Terms};
-use super::{Alternative, Applied, Drawn, Kind};
+use super::{Alternative, Applied, Drawn, Kind, Sends};
 use crate::egraph::Work;
-use crate::egraph::cost::{CostModel, Sums};
+use crate::egraph::cost::{Copies, CostModel, Sums};
 use crate::egraph::extract::{self, Effort, Problem};
 use crate::egraph::language::Node;
 use crate::egraph::origins::{Origins, Taken};
@@ -195,19 +195,23 @@ impl<'a> View<'a> {
         let (mine, others): (Vec<&Taken>, Vec<&Taken>) =
             self.taken.iter().partition(|taken| here(taken.at));
         let mut allowed: HashSet<Node> = others.into_iter().flat_map(makes).collect();
-        let best = |allowed: &HashSet<Node>| {
-            let restricted = window.restricted(|node| {
-                // What no rule made may be chosen: the author's, and projections.
-                allowed.contains(node) || self.origins.maker(node).is_none()
-            });
-            let selection = extract::extract(&restricted, Some(&Effort::default()))?;
-            Ok::<_, String>(window.sums(&selection))
-        };
-        let mut now = best(&allowed)?;
+        let graph = &self.work.imported.graph;
         let mut rewrites = Vec::new();
         for taken in mine {
+            // Nothing changes but the parts that its nodes are in.
+            let made: Vec<Id> = makes(taken).filter_map(|node| graph.lookup(node)).collect();
+            let parts = window.window(|class| made.iter().any(|id| graph.find(*id) == class));
+            let best = |allowed: &HashSet<Node>| {
+                let restricted = parts.restricted(|node| {
+                    // What no rule made may be chosen: the author's, and projections.
+                    allowed.contains(node) || self.origins.maker(node).is_none()
+                });
+                let selection = extract::extract(&restricted, Some(&Effort::default()))?;
+                Ok::<_, String>(parts.sums(&selection))
+            };
+            let before = best(&allowed)?;
             allowed.extend(makes(taken));
-            let next = best(&allowed)?;
+            let saved = before - best(&allowed)?;
             let step = &self.work.history.steps[taken.step];
             let matched = step.matched.iter();
             let matched = matched.map(|node| self.canonical(node));
@@ -220,9 +224,8 @@ impl<'a> View<'a> {
                     .map(ToString::to_string),
                 before: matched.map(|node| self.terms.line(&node)).collect(),
                 after: makes(taken).map(|node| self.terms.line(&node)).collect(),
-                saved: now - next,
+                saved,
             });
-            now = next;
         }
         let duplicates = self.origins.duplicates().filter(|id| here(Some(*id)));
         let lines: HashMap<NodeId, String> = terms::lines(self.entry).into_iter().collect();
@@ -234,11 +237,12 @@ impl<'a> View<'a> {
             after: text(&self.work.result, &after),
             written: self.sums(self.entry, &self.layers, layer),
             chosen: self.sums(&self.work.result, &after, layer),
+            sends: self.sends(layer, &after),
             duplicates: duplicates
                 .filter_map(|id| lines.get(&id).cloned())
                 .collect(),
             rewrites,
-            alternatives: self.alternatives(layer, &window)?,
+            alternatives: self.alternatives(layer, &window),
             picture: self.picture(&window),
         })
     }
@@ -254,12 +258,40 @@ impl<'a> View<'a> {
         sums
     }
 
+    /// Ops of a layer that send rows, as chosen beside as written.
+    fn sends(&self, layer: Option<&Layer>, after: &HashMap<NodeId, Layer>) -> Vec<Sends> {
+        let of = |graph: &Graph, layers: &HashMap<NodeId, Layer>| -> Vec<_> {
+            let ops = graph
+                .topo()
+                .into_iter()
+                .filter(|id| layers.get(id) == layer);
+            ops.filter_map(|id| {
+                let operands = graph.operands(id);
+                let types: Vec<_> = operands.iter().map(|value| graph.ty(*value)).collect();
+                let sent = self.model.sent(graph.op(id), &types)?;
+                Some((graph.op(id).mnemonic(), sent))
+            })
+            .filter(|(_, sent)| sent.copies.nvlink + sent.copies.ib > 0)
+            .collect()
+        };
+        // There is one way there and one back, in this order, whatever they are fused with.
+        let written = of(self.entry, &self.layers);
+        let chosen = of(&self.work.result, after).into_iter().enumerate();
+        chosen
+            .map(|(at, (op, sent))| Sends {
+                op: op.to_owned(),
+                row_bytes: (
+                    written.get(at).map_or(0, |(_, sent)| sent.row_bytes),
+                    sent.row_bytes,
+                ),
+                nvlink_copies: Copies::thousandths(sent.copies.nvlink),
+                ib_copies: Copies::thousandths(sent.copies.ib),
+            })
+            .collect()
+    }
+
     /// Nodes of the layer's values that were not chosen.
-    fn alternatives(
-        &self,
-        layer: Option<&Layer>,
-        window: &Problem,
-    ) -> Result<Vec<Alternative>, String> {
+    fn alternatives(&self, layer: Option<&Layer>, window: &Problem) -> Vec<Alternative> {
         let mut all = Vec::new();
         for class in window.classes() {
             let of = self.of_class.get(&class);
@@ -275,30 +307,20 @@ impl<'a> View<'a> {
                     chosen: self.terms.node(chosen),
                     node: self.terms.node(node),
                     rule: self.rule_of(node),
-                    more: self.more(window, class, node)?,
+                    more: self.more(window, class, node),
                 });
             }
         }
         all.sort_by_key(|lost| lost.more.map_or(i128::MAX, |more| more.time));
-        Ok(all)
+        all
     }
 
     /// What the best choice with that node takes more than the choice; `None` where it would read itself.
-    pub(super) fn more(
-        &self,
-        window: &Problem,
-        class: Id,
-        node: &Node,
-    ) -> Result<Option<Sums>, String> {
-        let Some(forced) = window.forced(class, node) else {
-            return Ok(None);
-        };
-        let Ok(selection) = extract::extract(&forced, Some(&Effort::default())) else {
-            return Ok(None);
-        };
-        Ok(Some(
-            window.sums(&selection) - window.sums(&self.work.selection),
-        ))
+    pub(super) fn more(&self, window: &Problem, class: Id, node: &Node) -> Option<Sums> {
+        let parts = window.window(|id| id == class);
+        let forced = parts.forced(class, node)?;
+        let selection = extract::extract(&forced, Some(&Effort::default())).ok()?;
+        Some(parts.sums(&selection) - parts.sums(&self.work.selection))
     }
 
     /// The rule that found a node; a result is found with its tuple.

@@ -90,6 +90,8 @@ pub struct Kind {
     pub written: Sums,
     /// What its ops as chosen take.
     pub chosen: Sums,
+    /// Ops of the chosen graph that send rows between ranks; none where there is one rank.
+    pub sends: Vec<Sends>,
     /// Ops that compute what an older one computes, with what that saves.
     pub duplicates: Vec<String>,
     /// Rewrites that the choice rests on, in the order in which they were found.
@@ -99,6 +101,19 @@ pub struct Kind {
     /// The classes of the layer, for drawings.
     #[serde(skip)]
     pub picture: Vec<Drawn>,
+}
+
+/// An op that sends rows between ranks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sends {
+    /// The op.
+    pub op: String,
+    /// Bytes for each token and destination, scales included, as written and as chosen.
+    pub row_bytes: (u64, u64),
+    /// Thousandths of a GPU that a token's row goes to over NVLink.
+    pub nvlink_copies: u64,
+    /// Thousandths of a node that it goes to over InfiniBand.
+    pub ib_copies: u64,
 }
 
 /// A rewrite that was taken.

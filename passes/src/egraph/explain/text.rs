@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Alternative, Applied, Category, Entry, Explanation, Kind, Lost, Table, WhyNot};
+use super::{Alternative, Applied, Category, Entry, Explanation, Kind, Lost, Sends, Table, WhyNot};
 use crate::egraph::Sums;
 
 /// Alternatives shown of a layer; the others are in the JSON form.
@@ -80,6 +80,9 @@ impl fmt::Display for Kind {
         writeln!(f)?;
         writeln!(f, "  written  {}", sums(&self.written))?;
         writeln!(f, "  chosen   {}", sums(&self.chosen))?;
+        for sends in &self.sends {
+            writeln!(f, "  links    {sends}")?;
+        }
         for (name, lines) in [("before", &self.before), ("after", &self.after)] {
             writeln!(f, "\n  {name}")?;
             lines
@@ -108,6 +111,25 @@ impl fmt::Display for Kind {
             writeln!(f, "    and {more} more; --json lists all")?;
         }
         Ok(())
+    }
+}
+
+/// `dispatch: 7392 bytes a token and destination (14336 as written); to 2.699 nodes over IB, 6.280 GPUs over NVLink`
+impl fmt::Display for Sends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (written, chosen) = self.row_bytes;
+        write!(f, "{}: {chosen} bytes a token and destination", self.op)?;
+        if written != chosen {
+            write!(f, " ({written} as written)")?;
+        }
+        write!(
+            f,
+            "; a token to {}.{:03} nodes over IB, {}.{:03} GPUs over NVLink",
+            self.ib_copies / 1000,
+            self.ib_copies % 1000,
+            self.nvlink_copies / 1000,
+            self.nvlink_copies % 1000
+        )
     }
 }
 

@@ -185,7 +185,7 @@ pub(super) fn answer(
             let window = windows
                 .entry(group)
                 .or_insert_with(|| view.window(layer.as_ref()));
-            view.more(window, root, &right)?
+            view.more(window, root, &right)
         } else {
             None
         };

@@ -389,3 +389,59 @@ fn requests_that_do_not_fit_the_bundle_are_refused() {
         &["nowhere.txt"],
     );
 }
+
+#[test]
+fn what_explain_is_asked_and_does_not_know_is_answered_with_what_it_knows() {
+    let tiny = tiny_dir().display().to_string();
+    let ask = |flags: &[&str], words: &[&str]| {
+        let mut args = vec!["explain", &tiny];
+        args.extend(flags);
+        fails(&args, words);
+    };
+    ask(
+        &["--why-not", "fuse"],
+        &["no rule `fuse`", "fuse-norm-quantize"],
+    );
+    ask(
+        &["--entry", "train"],
+        &["no entry `train`", "prefill, decode"],
+    );
+    ask(
+        &["--layer", "layers.9"],
+        &["no layer `layers.9`", "layers.3"],
+    );
+    ask(&["--dims", "X=1"], &["--dims X=1", "T, C, R"]);
+    ask(&["--dims", "T=0"], &["`T` lies in 1..="]);
+    ask(&["--dims", "train.T=1"], &["no such entry"]);
+    ask(&["--dims", "T"], &["for example T=4096"]);
+    ask(&["--target", "no/such.json"], &["no/such.json"]);
+    fails(&["explain"], &["a model, or a matrix product"]);
+    let mesh = Cli::try_parse_from(["mcc", "explain", &tiny, "--mesh", "nodes=4,gpus=8,ep=24"]);
+    let error = mesh.expect_err("24 ranks do not tile 32").to_string();
+    assert!(error.contains("must divide the 32 ranks"), "{error}");
+}
+
+#[test]
+fn a_model_for_several_ranks_is_explained_and_not_built() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("ranks.mir");
+    let text = "mir 1\nmodel \"ranks\"\nmesh nodes = 2, gpus = 8, ep = 16, tp = 1, dp = 16\ndim T: 1..=16\n\
+        entry @main(x: bf16[T, 256]) {\n  %0 = quantize %x : e4m3[T, 256]/f32[1x128]\n  return q = %0\n}\n";
+    fs::write(&path, text).expect("writes");
+    build_fails(
+        &path,
+        &["for 16 ranks", "built for one rank", "mcc explain"],
+    );
+    let page = dir.path().join("page.html");
+    let args = [
+        "mcc",
+        "explain",
+        &path.display().to_string(),
+        "--html",
+        &page.display().to_string(),
+    ]
+    .map(str::to_owned);
+    mcc::cli::run(Cli::try_parse_from(args).expect("parses")).expect("explains");
+    let page = fs::read_to_string(page).expect("is written");
+    assert!(page.starts_with("<!doctype html>") && page.contains("nodes = 2, gpus = 8"));
+}

@@ -21,6 +21,13 @@ pub fn compile_side() -> Vec<Finding> {
     let llvm = format!("{major}.{minor}.{patch}, linked in");
     vec![
         Finding::ok(Side::Compile, "LLVM and MLIR", llvm).required(),
+        // Built from source with mcc itself: a binary that starts has it.
+        Finding::ok(
+            Side::Compile,
+            "HiGHS",
+            "linked in; proves the optimiser's choices",
+        )
+        .required(),
         ptxas(),
         nvdisasm(),
         cargo(),

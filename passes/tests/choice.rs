@@ -19,6 +19,7 @@ fn published() -> Module {
         rms_norm_eps: 1e-6,
         tie_word_embeddings: false,
         fp8_weights: true,
+        promote: None,
         num_attention_heads: 128,
         q_lora_rank: Some(1536),
         kv_lora_rank: 512,

@@ -63,6 +63,7 @@ fn a_stripped_path_costs_much_and_hinders_nothing() {
         "{llvm}"
     );
     assert_eq!(finding(&diagnosis, "simulator")["state"], "ok");
+    assert_eq!(finding(&diagnosis, "HiGHS")["state"], "ok");
     for name in ["cargo", "python3"] {
         let finding = finding(&diagnosis, name);
         assert_eq!(finding["state"], "missing", "{finding}");

@@ -90,6 +90,7 @@ fn graph(args: &Args, path: &Path, target: &Target) -> Result<(), Error> {
     let limits = LimitOptions {
         max_step_tokens: args.max_step_tokens,
         max_context: args.max_context,
+        promote: Some(target.promote),
     };
     let source = source::read(path, limits)?;
     for warning in &source.warnings {

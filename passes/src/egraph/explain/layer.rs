@@ -223,7 +223,7 @@ impl<'a> View<'a> {
                     .and_then(|at| self.entry.node(at).loc.as_ref())
                     .map(ToString::to_string),
                 before: matched.map(|node| self.terms.line(&node)).collect(),
-                after: makes(taken).map(|node| self.terms.line(&node)).collect(),
+                after: self.terms.lines(&makes(taken).collect::<Vec<_>>()),
                 saved,
             });
         }

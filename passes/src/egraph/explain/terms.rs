@@ -98,6 +98,53 @@ impl<'a> Terms<'a> {
         spelled(&op, &operands)
     }
 
+    /// Nodes that belong together, each with what it computes and after those that it reads. Values that the author has no
+    /// name for are called `%a`, `%b`, ..
+    pub(super) fn lines(&self, nodes: &[Node]) -> Vec<String> {
+        let graph = self.graph();
+        let reads = |node: &Node, class: Id| {
+            let results = match &graph[class].data {
+                Data::Tuple(types) => types.len(),
+                _ => 0,
+            };
+            let operands = node.to_op(graph).map(|(_, operands)| operands);
+            let mut operands = operands.into_iter().flatten();
+            operands.any(|operand| {
+                let operand = graph.find(operand);
+                // Of a tuple it reads a result.
+                let result = |result| graph.lookup(Node::Proj(result, [class]));
+                operand == class || (0..results).any(|at| result(at) == Some(operand))
+            })
+        };
+        let mut left: Vec<(Option<Id>, &Node)> = nodes
+            .iter()
+            .map(|node| (graph.lookup(node.clone()).map(|id| graph.find(id)), node))
+            .collect();
+        let mut named = Terms {
+            work: self.work,
+            names: self.names.clone(),
+        };
+        let mut lines = Vec::new();
+        let mut letters = 'a'..='z';
+        while !left.is_empty() {
+            // The first that reads none of the others; where they all do, the first.
+            let next = left.iter().position(|(own, node)| {
+                let mut others = left.iter().filter(|(class, _)| class != own);
+                !others.any(|(class, _)| class.is_some_and(|class| reads(node, class)))
+            });
+            let (class, node) = left.remove(next.unwrap_or(0));
+            if let Some(class) = class
+                && graph[class].data.ty().is_some()
+                && !named.names.contains_key(&class)
+                && let Some(letter) = letters.next()
+            {
+                named.names.insert(class, format!("%{letter}"));
+            }
+            lines.push(named.line(node));
+        }
+        lines
+    }
+
     /// A node with what it computes: `%8, %9 = add_rms_norm %3, %7, @norm {eps = 1e-6}`; `_` for a result without a name.
     pub(super) fn line(&self, node: &Node) -> String {
         let graph = self.graph();

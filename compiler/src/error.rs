@@ -125,6 +125,9 @@ pub enum Error {
         /// Of how many.
         all: usize,
     },
+    /// Statistics for `mcc place`, or numbers that go with them.
+    #[error(transparent)]
+    Place(#[from] mcc_place::FileError),
     /// What was handed to `mcc sim` cannot be run.
     #[error(transparent)]
     Launch(#[from] InputError),

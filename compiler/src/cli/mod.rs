@@ -9,6 +9,7 @@ mod explain;
 mod gemm;
 mod inspect;
 mod model;
+mod place;
 mod run;
 mod sim;
 
@@ -42,6 +43,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Runs a kernel of a PTX file on the simulated device, as a launch file says.
     Sim(sim::Args),
+    /// Places redundant experts on GPUs by the load that was counted (EPLB).
+    Place(place::Args),
     /// Shows how good the generated matrix products are.
     Gemm(gemm::Args),
 }
@@ -60,6 +63,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Place(args) => place::run(&args),
         Command::Gemm(args) => gemm::run(&args),
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! args      what commands share: bundle, weights, device, statistics, traces
-//! run eval serve check bench inspect doctor sim      one file a command
+//! run eval serve check bench inspect doctor sim place one file a command
 //! ```
 
 mod args;
@@ -14,6 +14,7 @@ mod check;
 mod doctor;
 mod eval;
 mod inspect;
+mod place;
 mod run;
 mod serve;
 mod sim;
@@ -56,6 +57,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Runs a kernel of a PTX file on the simulated device, as a launch file says.
     Sim(sim::Args),
+    /// Places redundant experts on GPUs by the load that was counted (EPLB).
+    Place(place::Args),
 }
 
 /// Why a command failed.
@@ -84,6 +87,9 @@ enum Failure {
     Launch(#[from] mcc_sim_run::InputError),
     #[error("the kernel does not do what it should; see above")]
     Kernel,
+    /// Statistics, or numbers that go with them.
+    #[error(transparent)]
+    Place(#[from] mcc_place::FileError),
 }
 
 impl Failure {
@@ -135,6 +141,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Place(args) => place::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

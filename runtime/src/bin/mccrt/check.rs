@@ -1,4 +1,4 @@
-//! `mccrt check`: compares a device with another one, step by step.
+//! `mccrt check`: compares a device with another one, step by step; with `--ranks`, the ranks of a launcher.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use mcc_runtime::{Agreement, CheckOptions, Device, DeviceKind, Model, SimDevice,
 use mcc_sim::{Completion, GpuConfig};
 
 use crate::args::{WeightArgs, open};
-use crate::{Failure, print_line};
+use crate::{Failure, print_line, ranks};
 
 /// Flags of `mccrt check`.
 #[derive(clap::Args)]
@@ -18,6 +18,8 @@ pub struct Args {
     bundle: PathBuf,
     #[command(flatten)]
     weights: WeightArgs,
+    #[command(flatten)]
+    ranks: ranks::RankArgs,
     /// The device to check: `sim`, `cuda` or `cuda:N`. A simulated one differs from the reference in its number of
     /// SMs and in when asynchronous work takes effect.
     #[arg(long, default_value = "sim")]
@@ -59,6 +61,9 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    if args.ranks.ranks {
+        return ranks::run(&args.bundle, &args.ranks);
+    }
     let (kind, reference): (DeviceKind, DeviceKind) =
         (args.device.parse()?, args.reference.parse()?);
     let bundle = Bundle::read(&args.bundle)?;

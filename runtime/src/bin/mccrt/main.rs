@@ -15,6 +15,7 @@ mod doctor;
 mod eval;
 mod inspect;
 mod place;
+mod ranks;
 mod run;
 mod serve;
 mod sim;
@@ -87,6 +88,15 @@ enum Failure {
     Launch(#[from] mcc_sim_run::InputError),
     #[error("the kernel does not do what it should; see above")]
     Kernel,
+    /// Flags that mean nothing together.
+    #[error("{0}")]
+    Usage(String),
+    /// A launcher's variables.
+    #[error(transparent)]
+    Rank(#[from] mcc_ranks::LaunchError),
+    /// Ranks that do not find each other, or do not fit.
+    #[error(transparent)]
+    Meet(#[from] mcc_ranks::MeetError),
     /// Statistics, or numbers that go with them.
     #[error(transparent)]
     Place(#[from] mcc_place::FileError),
@@ -96,7 +106,7 @@ impl Failure {
     const fn code(&self) -> u8 {
         match self {
             Self::Runtime(err) if err.is_environment() => 2,
-            Self::Launch(_) => 2,
+            Self::Launch(_) | Self::Rank(_) | Self::Meet(_) => 2,
             _ => 1,
         }
     }

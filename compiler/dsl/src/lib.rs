@@ -31,7 +31,7 @@ mod types;
 
 pub use error::{DslError, DslErrors, Mistake};
 pub use mcc_ir::kernel::NO_PROMOTION;
-pub use mcc_ir::{DType, Dim, Freedom, Module, Name, Type, Yarn};
+pub use mcc_ir::{DType, Dim, Freedom, Mesh, MeshError, Module, Name, Type, Yarn};
 pub use model::{Entry, Model, Param, State};
 pub use tensor::{Attention, Operand, Product, Routing, Tensor, attention, concat};
 pub use types::{

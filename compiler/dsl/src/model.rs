@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::panic::Location;
 use std::rc::Rc;
 
-use mcc_ir::{Dim, Freedom, Graph, Marks, Module, Name, Op, ParamSource, Type, ValueId};
+use mcc_ir::{Dim, Freedom, Graph, Marks, Mesh, Module, Name, Op, ParamSource, Type, ValueId};
 
 use crate::error::{DslError, DslErrors, Mistake, source_loc};
 use crate::tensor::{Operand, Tensor};
@@ -65,6 +65,20 @@ impl Model {
     /// ```
     pub fn allow(&self, freedom: Freedom) {
         self.0.borrow_mut().module.allow = freedom;
+    }
+
+    /// Says which ranks the model is for; without it there is one. Its graphs stay the program of one rank, on the rank's
+    /// own tokens ([`Mesh`]).
+    ///
+    /// ```
+    /// # use mcc_dsl::Model;
+    /// let m = Model::new("wide");
+    /// m.mesh("nodes=4,gpus=8,ep=32".parse()?);
+    /// assert!(m.finish().unwrap().to_string().contains("mesh nodes = 4, gpus = 8, ep = 32, tp = 1, dp = 32\n"));
+    /// # Ok::<(), mcc_dsl::MeshError>(())
+    /// ```
+    pub fn mesh(&self, mesh: Mesh) {
+        self.0.borrow_mut().module.mesh = Some(mesh);
     }
 
     /// Sets the promotion interval of the products written from here on that say nothing else

@@ -134,6 +134,12 @@ pub enum Error {
     /// `mcc sim` ran the kernel and something was wrong; the report says what.
     #[error("the kernel does not do what it should; see above")]
     SimulatedKernel,
+    /// `mcc fuzz` found models that are computed wrongly: a compiler bug.
+    #[error("compiler bug: random models are computed wrongly, those of seeds {seeds}; see above")]
+    Fuzz {
+        /// Their seeds, with commas between.
+        seeds: String,
+    },
     /// Kernels fall short of what `mcc gemm static` asks for; the table says of what.
     #[error("{broken} of {all} configurations break the bar; see above")]
     Bar {

@@ -14,12 +14,14 @@
 //! | [`pack`] | program and kernels to bundle |
 //! | [`ptxas`] | NVIDIA's assembler, when it is there |
 //! | [`doctor`] | what this machine has and lacks |
+//! | [`fuzz`] | random models, compiled and run, against the evaluator |
 //! | [`gemm`] | what shows how good the GEMMs are |
-//! | [`cli`] | `mcc build`, `run`, `eval`, `inspect`, `bench`, `doctor`, `sim`, `gemm` |
+//! | [`cli`] | `mcc build`, `run`, `eval`, `inspect`, `bench`, `doctor`, `sim`, `fuzz`, `gemm` |
 
 pub mod cli;
 pub mod doctor;
 pub mod error;
+pub mod fuzz;
 pub mod gemm;
 pub mod import;
 pub mod pack;

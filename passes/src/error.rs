@@ -12,6 +12,18 @@ pub enum PassError {
     /// The graph is sound, but this compiler has no code for it.
     #[error(transparent)]
     Unsupported(Box<Unsupported>),
+    /// The author or the options forbid a rewrite rule that there is not.
+    #[error(
+        "{place}there is no rewrite rule `{name}`; did you mean `{nearest}`? docs/rules.md lists all"
+    )]
+    UnknownRule {
+        /// Source line with a colon, or nothing.
+        place: String,
+        /// The name.
+        name: String,
+        /// The rule whose name is nearest to it.
+        nearest: &'static str,
+    },
     /// A buffer or an offset at the dims' upper bounds does not fit in 64 bits.
     #[error(
         "{what} does not fit in 64 bits at the upper bounds of the named dims; lower the bounds"

@@ -1,13 +1,14 @@
 //! Layers as plain functions over tensors.
 //!
 //! Each adds ops and nothing else; a layer's parameters come in as arguments, declared by the model
-//! that uses it. FP8 products quantise their input right before use: where several uses share an
-//! input, or a norm could quantise on its way out, the compiler's rewrite rules find it.
+//! that uses it. They say what is computed, one op for each equation: FP8 products quantise their input right before
+//! use, gate and up are two products. Where several uses share an input, where a norm could quantise on its way out or
+//! two products be one, the compiler's rewrite rules find it (`docs/rules.md`).
 
 use mcc_ir::DType;
 
 use crate::model::Param;
-use crate::tensor::{Product, Routing, Tensor};
+use crate::tensor::{Product, Routing, Tensor, concat};
 
 /// `x W^T`. An FP8 weight gets its input quantised, a BF16 weight takes it as it is.
 #[track_caller]
@@ -25,10 +26,22 @@ pub fn linear_as(x: &Tensor, weight: &Param, product: Product) -> Tensor {
     }
 }
 
-/// Gated MLP: `down(silu(gate x) * up x)`. `gate_up` holds the rows of gate, then those of up.
+/// Parameters of a gated MLP, or of those of all routed experts, with an axis `E` in front.
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    /// `[I, D]`
+    pub gate: Param,
+    /// `[I, D]`
+    pub up: Param,
+    /// `[D, I]`
+    pub down: Param,
+}
+
+/// Gated MLP: `down(silu(gate x) * up x)`.
 #[track_caller]
-pub fn mlp(x: &Tensor, gate_up: &Param, down: &Param) -> Tensor {
-    linear(&linear(x, gate_up).swiglu(), down)
+pub fn mlp(x: &Tensor, w: &Mlp) -> Tensor {
+    let both = concat(1, [&linear(x, &w.gate), &linear(x, &w.up)]);
+    linear(&both.swiglu(), &w.down)
 }
 
 /// Parameters of the routed experts of one layer.
@@ -38,10 +51,8 @@ pub struct Experts {
     pub router: Param,
     /// `[E]` in FP32: moves the choice of experts, not their weights.
     pub bias: Param,
-    /// `[E, 2 * I, D]`
-    pub gate_up: Param,
-    /// `[E, D, I]`
-    pub down: Param,
+    /// `[E, I, D]` twice, and `[E, D, I]`.
+    pub mlp: Mlp,
     /// Number of experts.
     pub n_experts: u32,
     /// How experts are chosen.
@@ -55,8 +66,9 @@ pub fn routed_experts(x: &Tensor, w: &Experts) -> Tensor {
     let logits = x.matmul_f32(&w.router);
     let (experts, weights) = logits.route(&w.bias, w.routing);
     let (rows, offsets, slots) = x.dispatch(&experts, w.n_experts);
-    let hidden = grouped_linear(&rows, &w.gate_up, &offsets).swiglu();
-    let y = grouped_linear(&hidden, &w.down, &offsets);
+    let [gate, up] = [&w.mlp.gate, &w.mlp.up].map(|half| grouped_linear(&rows, half, &offsets));
+    let hidden = concat(1, [&gate, &up]).swiglu();
+    let y = grouped_linear(&hidden, &w.mlp.down, &offsets);
     y.combine(&slots, &weights)
 }
 

@@ -6,6 +6,7 @@ mod compile;
 mod doctor;
 mod eval;
 mod explain;
+mod fuzz;
 mod gemm;
 mod inspect;
 mod model;
@@ -45,6 +46,8 @@ enum Command {
     Sim(sim::Args),
     /// Places redundant experts on GPUs by the load that was counted (EPLB).
     Place(place::Args),
+    /// Compiles random models and runs them on the simulated device, against the evaluator.
+    Fuzz(fuzz::Args),
     /// Shows how good the generated matrix products are.
     Gemm(gemm::Args),
 }
@@ -62,6 +65,7 @@ pub fn run(cli: Cli) -> Result<(), Error> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Place(args) => place::run(&args),
         Command::Gemm(args) => gemm::run(&args),

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use egg::Id;
 use mcc_ir::graph::{Graph, NodeId, SourceLoc, ValueId};
+use mcc_ir::marks::Marks;
 use mcc_ir::module::Module;
 use mcc_ir::op::Op;
 
@@ -35,9 +36,9 @@ pub(super) struct Original {
     pub(super) id: NodeId,
 }
 
-/// Adds an entry to a new e-graph.
-pub(super) fn import(entry: &Graph) -> Imported {
-    import_into(EGraph::new(Types::default()), entry)
+/// Adds an entry of a module to a new e-graph.
+pub(super) fn import(module: &Module, entry: &Graph) -> Imported {
+    import_into(EGraph::new(Types::of(module)), entry)
 }
 
 /// Adds an entry to an e-graph; its leaves are those of the same name there.
@@ -111,12 +112,14 @@ pub(super) fn export(
     imported: &Imported,
     selection: &Selection,
     loc: impl Fn(&Node) -> Option<SourceLoc>,
+    marks: impl Fn(&Node) -> Marks,
 ) -> Result<Graph, String> {
     let mut writer = Writer {
         module,
         imported,
         selection,
         loc,
+        marks,
         out: Graph::new(&entry.name),
         done: HashMap::new(),
     };
@@ -144,21 +147,23 @@ pub(super) fn export(
     let (updates, outputs) = (named(&entry.updates)?, named(&entry.outputs)?);
     let mut out = writer.out;
     (out.updates, out.outputs) = (updates, outputs);
+    out.allow = entry.allow;
     out.dead_code_eliminate();
     Ok(out)
 }
 
-struct Writer<'a, L> {
+struct Writer<'a, L, M> {
     module: &'a Module,
     imported: &'a Imported,
     selection: &'a Selection,
     loc: L,
+    marks: M,
     out: Graph,
     /// Results of the classes written so far; several for a tuple.
     done: HashMap<Id, Vec<ValueId>>,
 }
 
-impl<L: Fn(&Node) -> Option<SourceLoc>> Writer<'_, L> {
+impl<L: Fn(&Node) -> Option<SourceLoc>, M: Fn(&Node) -> Marks> Writer<'_, L, M> {
     /// Writes a class after the classes that its chosen node reads, if the class is selected.
     fn write(&mut self, class: Id) -> Result<(), String> {
         // A stack of our own: a chain of ops may be longer than the thread's stack allows.
@@ -217,8 +222,11 @@ impl<L: Fn(&Node) -> Option<SourceLoc>> Writer<'_, L> {
                         .iter()
                         .map(|id| self.value(graph.find(*id)))
                         .collect::<Result<Vec<_>, _>>()?;
-                    let loc = (self.loc)(node);
-                    self.add(op, &operands, loc)?
+                    let results = self.add(op, &operands, (self.loc)(node))?;
+                    if let Some(value) = results.first() {
+                        self.out.mark(value.node, (self.marks)(node));
+                    }
+                    results
                 }
                 (None, _) => Vec::new(),
             };

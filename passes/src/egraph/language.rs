@@ -16,6 +16,7 @@ use std::fmt;
 use egg::{FromOp, Id, Language};
 use mcc_ir::attr::AttrValue;
 use mcc_ir::op::{Op, OpRow};
+use mcc_ir::types::{DType, F32};
 use thiserror::Error;
 
 use super::analysis::{Data, Types};
@@ -143,7 +144,8 @@ pub(super) struct UnknownPattern {
     children: usize,
 }
 
-/// Reads the head of a pattern's node: a mnemonic, `proj<i>`, or an integer attribute.
+/// Reads the head of a pattern's node: a mnemonic, `proj<i>`, or an attribute: an integer, a number with a point, or
+/// an element type.
 impl FromOp for Node {
     type Error = UnknownPattern;
 
@@ -152,8 +154,13 @@ impl FromOp for Node {
             op: op.to_owned(),
             children: children.len(),
         };
-        if let (Ok(int), []) = (op.parse(), &children[..]) {
-            return Ok(Node::Attr(AttrValue::Int(int)));
+        if children.is_empty() {
+            let int = op.parse().ok().map(AttrValue::Int);
+            let float = || op.parse().ok().map(|x| AttrValue::Float(F32::new(x)));
+            let dtype = || DType::from_keyword(op).map(AttrValue::DType);
+            if let Some(value) = int.or_else(float).or_else(dtype) {
+                return Ok(Node::Attr(value));
+            }
         }
         if let (Some(Ok(result)), [child]) =
             (op.strip_prefix("proj").map(str::parse), &children[..])

@@ -2,14 +2,14 @@
 //!
 //! In comes the e-graph of an entry; out comes the same with every node that the rules reach. Caps count nodes and
 //! rounds, never time, and matches are taken in the order of rules and class numbers: the same graph always
-//! saturates to the same e-graph.
+//! saturates to the same e-graph. Matches that the author has forbidden are none (`pins.rs`).
 
 use std::collections::HashMap;
 
-use egg::{Language, Searcher, Subst};
+use egg::{Id, Language, Subst};
 
-use super::analysis::Data;
 use super::language::{EGraph, Node};
+use super::pins::Pins;
 use super::rules::{Compiled, Match, Rule, instantiate};
 
 /// Limits of saturation.
@@ -30,6 +30,8 @@ pub(super) struct Step {
     pub(super) matched: Vec<Node>,
     /// Whether it made a node; otherwise it found two nodes equal that were there.
     pub(super) makes: bool,
+    /// The classes of its left sides.
+    pub(super) merged: Vec<Id>,
 }
 
 /// What saturation did.
@@ -67,7 +69,8 @@ pub(super) fn canonical(graph: &EGraph, node: &Node) -> Node {
 /// A rule whose sides have different types, as a sentence: a bug of the rule.
 pub(super) fn saturate(
     graph: &mut EGraph,
-    rules: &[Compiled],
+    rules: &[&Compiled],
+    pins: &mut Pins,
     caps: Caps,
 ) -> Result<History, String> {
     let mut history = History::default();
@@ -77,21 +80,26 @@ pub(super) fn saturate(
         // All matches of a round are found before the first is applied, so that the order of rules does not
         // decide what a round sees.
         let mut found = Vec::new();
+        pins.rebuild(graph);
         for rule in rules {
-            let mut matches = rule.searcher.search(graph);
-            matches.sort_by_key(|m| m.eclass);
-            for subst in matches.into_iter().flat_map(|m| m.substs) {
+            for subst in rule.search(graph) {
                 let matched = matched_ops(graph, rule, &subst);
-                found.push((rule, subst, matched));
+                if let Some(pin) = pins.allow(rule.rule, &matched) {
+                    found.push((rule, subst, matched, pin));
+                }
             }
         }
         let mut changed = false;
-        for (rule, subst, matched) in found {
+        for (rule, subst, matched, pin) in found {
             if graph.total_size() >= caps.nodes {
                 graph.rebuild();
                 return Ok(history);
             }
+            let made = history.made.len();
             changed |= apply(graph, rule, subst, matched, &mut history)?;
+            for (node, _) in &history.made[made..] {
+                pins.made(node.clone(), &pin);
+            }
         }
         graph.rebuild();
         if !changed {
@@ -102,15 +110,18 @@ pub(super) fn saturate(
     Ok(history)
 }
 
-/// The ops of the left side, its root last. The e-graph is clean here, so each of them is found.
+/// The ops of the left sides, the root of the last one at the end. The e-graph is clean here, so each of them is
+/// found.
 fn matched_ops(graph: &EGraph, rule: &Compiled, subst: &Subst) -> Vec<Node> {
     let mut ops = Vec::new();
-    instantiate(&rule.searcher.ast, subst, |node| {
-        if matches!(node, Node::Op(..)) {
-            ops.push(node.clone());
-        }
-        graph.lookup(node)
-    });
+    for pattern in rule.searched() {
+        instantiate(pattern, subst, |node| {
+            if matches!(node, Node::Op(..)) {
+                ops.push(node.clone());
+            }
+            graph.lookup(node)
+        });
+    }
     ops
 }
 
@@ -131,7 +142,7 @@ fn apply(
         return Ok(false);
     }
     let mut changed = false;
-    let mut made = Vec::new();
+    let (mut made, mut merged) = (Vec::new(), Vec::new());
     for (left, right) in &rule.equations {
         let mut side = |pattern| {
             instantiate(pattern, &subst, |node| {
@@ -150,10 +161,11 @@ fn apply(
             ));
         };
         let (a, b) = (&graph[left].data, &graph[right].data);
-        if a != b || matches!(a, Data::Ill(_)) {
+        if !a.agrees(b) {
             return Err(format!("rule `{}` equates {a:?} and {b:?}", rule.rule.name));
         }
         changed |= graph.union(left, right);
+        merged.push(left);
     }
     let makes = !made.is_empty();
     if makes || changed {
@@ -165,6 +177,7 @@ fn apply(
             rule: rule.rule,
             matched,
             makes,
+            merged,
         });
     }
     Ok(makes || changed)

@@ -4,10 +4,12 @@
 //! `prefill` and `decode`, which share parameters (named after the checkpoint, recipes over its
 //! tensors) and one cache per layer.
 //!
-//! Both entries run any number of tokens over the whole cached context. They differ in multi-head
-//! latent attention (report section 2.1.1): `prefill` expands the cached latents to keys and values
-//! per head, `decode` absorbs those projections into the queries and outputs, so that all heads
-//! share one latent key.
+//! Both entries run any number of tokens over the whole cached context, and are written alike. What
+//! differs is what is usual: many tokens in `prefill`, one in `decode`. Multi-head latent attention
+//! (report section 2.1.1) is written as the report does: keys and values of every head are computed
+//! from the cached latents. The optimiser may absorb these projections into the queries and outputs,
+//! so that all heads share one latent key; in `decode` this is far cheaper. Keys, values and latents
+//! are then rounded elsewhere, which the model allows there and nowhere else.
 //!
 //! Dims: `T` tokens of this step, `C` positions so far (the last position + 1), `R` rows that need
 //! logits.
@@ -15,10 +17,10 @@
 mod config;
 mod weights;
 
-use mcc_ir::{Dim, Module};
+use mcc_ir::{Dim, Freedom, Module};
 
 pub use config::{Config, ConfigError, Limits};
-use weights::{Ffn, Mla, Query, Weights};
+use weights::{Ffn, Query, Weights};
 
 use crate::error::DslErrors;
 use crate::layers::{linear, mlp, routed_experts};
@@ -41,22 +43,10 @@ pub fn deepseek_v3(config: &Config) -> Result<Module, DslErrors> {
     let c = m.dim("C", 1..=config.limits.max_context);
     let r = m.dim("R", 1..=config.limits.max_step_tokens);
     let w = Weights::declare(&m, config, &c);
-    for (name, form) in [
-        ("prefill", MlaForm::Expanded),
-        ("decode", MlaForm::Absorbed),
-    ] {
-        m.entry(name, |e| transformer(e, config, &w, form, &t, &r));
+    for name in ["prefill", "decode"] {
+        m.entry(name, |e| transformer(e, config, &w, &t, &r));
     }
     m.finish()
-}
-
-/// How attention reads the latent cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum MlaForm {
-    /// Keys and values of every head are computed from the latents.
-    Expanded,
-    /// Queries go into latent space, outputs come back from it.
-    Absorbed,
 }
 
 /// What every layer of one entry needs.
@@ -64,12 +54,11 @@ struct Pass<'a> {
     entry: &'a Entry,
     config: &'a Config,
     weights: &'a Weights,
-    form: MlaForm,
     /// `[T]`
     positions: Tensor,
 }
 
-fn transformer(e: &Entry, config: &Config, w: &Weights, form: MlaForm, t: &Dim, r: &Dim) {
+fn transformer(e: &Entry, config: &Config, w: &Weights, t: &Dim, r: &Dim) {
     let tokens = e.input("tokens", i32((t,)));
     let positions = e.input("positions", i32((t,)));
     let rows = e.input("rows", i32((r,)));
@@ -79,7 +68,6 @@ fn transformer(e: &Entry, config: &Config, w: &Weights, form: MlaForm, t: &Dim, 
         entry: e,
         config,
         weights: w,
-        form,
         positions,
     };
     let eps = config.rms_norm_eps;
@@ -99,58 +87,34 @@ fn transformer(e: &Entry, config: &Config, w: &Weights, form: MlaForm, t: &Dim, 
 
 impl Pass<'_> {
     /// Multi-head latent attention (report section 2.1.1, equations 1 to 11): `[T, D]` to `[T, D]`.
-    fn mla(&self, layer: &Mla, h: &Tensor) -> Tensor {
+    fn mla(&self, layer: &weights::Attention, h: &Tensor) -> Tensor {
         let Config {
-            kv_lora_rank: latent,
             qk_nope_head_dim: nope,
             v_head_dim: dv,
+            num_attention_heads: heads,
             ..
         } = *self.config;
-        let (t, c, heads) = (
-            Dim::sym("T"),
-            Dim::sym("C"),
-            self.config.num_attention_heads,
-        );
-        let (positions, scale) = (&self.positions, self.config.softmax_scale());
-
         let (q, q_rope) = &self.queries(layer, h);
         let (latents, k_rope) = &self.cached_latents(layer, h);
-        let out = match self.form {
-            MlaForm::Expanded => {
-                let kv = linear(latents, &layer.kv_b).reshape((&c, heads, nope + dv));
-                let (k, v) = (&kv.slice(2, 0..nope), &kv.slice(2, nope..nope + dv));
-                attention(Attention {
-                    q,
-                    q_rope,
-                    k,
-                    k_rope,
-                    v,
-                    positions,
-                    scale,
-                })
-            }
-            MlaForm::Absorbed => {
-                let q = &q.batched_matmul(&layer.absorbed_k);
-                let shared = &latents.reshape((&c, 1, latent));
-                let (k, v) = (shared, shared);
-                attention(Attention {
-                    q,
-                    q_rope,
-                    k,
-                    k_rope,
-                    v,
-                    positions,
-                    scale,
-                })
-                .batched_matmul(&layer.absorbed_v)
-            }
+        let attend = || {
+            let kv = linear(latents, &layer.kv_b).reshape((&Dim::sym("C"), heads, nope + dv));
+            attention(Attention {
+                q,
+                q_rope,
+                k: &kv.slice(2, 0..nope),
+                k_rope,
+                v: &kv.slice(2, nope..nope + dv),
+                positions: &self.positions,
+                scale: self.config.softmax_scale(),
+            })
         };
-        linear(&out.reshape((&t, heads * dv)), &layer.o)
+        let out = self.entry.allowing(Freedom::ALL, attend);
+        linear(&out.reshape((&Dim::sym("T"), heads * dv)), &layer.o)
     }
 
     /// Queries through a low rank, unless the model has none: `[T, H, nope]` and the rotated `[T,
     /// H, rope]`.
-    fn queries(&self, layer: &Mla, h: &Tensor) -> (Tensor, Tensor) {
+    fn queries(&self, layer: &weights::Attention, h: &Tensor) -> (Tensor, Tensor) {
         let Config {
             qk_nope_head_dim: nope,
             qk_rope_head_dim: rope,
@@ -169,7 +133,7 @@ impl Pass<'_> {
 
     /// Adds this step's tokens to the cache and gives what it then holds of every token so far: its
     /// normed latent `[C, latent]`, and one rotated key for all heads `[C, rope]`.
-    fn cached_latents(&self, layer: &Mla, h: &Tensor) -> (Tensor, Tensor) {
+    fn cached_latents(&self, layer: &weights::Attention, h: &Tensor) -> (Tensor, Tensor) {
         let Config {
             kv_lora_rank: latent,
             qk_rope_head_dim: rope,
@@ -192,14 +156,14 @@ impl Pass<'_> {
 /// A dense MLP, or shared plus routed experts (report section 2.1.2, equation 12).
 fn feed_forward(ffn: &Ffn, h: &Tensor) -> Tensor {
     match ffn {
-        Ffn::Dense { gate_up, down } => mlp(h, gate_up, down),
+        Ffn::Dense(w) => mlp(h, w),
         Ffn::Moe {
             shared: None,
             routed,
         } => routed_experts(h, routed),
         Ffn::Moe {
-            shared: Some((gate_up, down)),
+            shared: Some(shared),
             routed,
-        } => mlp(h, gate_up, down) + routed_experts(h, routed),
+        } => mlp(h, shared) + routed_experts(h, routed),
     }
 }

@@ -418,7 +418,8 @@ impl<'a> CostModel<'a> {
         }
     }
 
-    fn free(&self, results: &[Type]) -> OpCost {
+    /// The cost of something that no step does: a view, or work at load time.
+    pub(super) fn free(&self, results: &[Type]) -> OpCost {
         OpCost {
             writes: vec![Write::default(); results.len()],
             hbm_bytes_per_s: self.target.hbm_bytes_per_s,

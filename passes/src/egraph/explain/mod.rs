@@ -28,10 +28,11 @@ use mcc_ir::module::Module;
 use serde::Serialize;
 
 use super::cost::{CostModel, Sums};
+use super::fold::Folded;
 use super::origins::Origins;
 use super::report::EntryReport;
 use super::rules::RuleClass;
-use super::{Options, Work, compile, internal};
+use super::{Options, Work, compile, internal, names};
 use crate::error::PassError;
 use crate::target::Target;
 pub use draw::{dot, html};
@@ -174,7 +175,9 @@ pub fn explain(
 ) -> Result<Explanation, PassError> {
     let asked = question.why_not.as_deref();
     let asked = asked.map(why_not::rule).transpose()?;
+    names::check(module, &options.without)?;
     let rules = compile(options)?;
+    let mut folded = Folded::default();
     let mut entries = Vec::new();
     let wanted = |entry: &&Graph| {
         question
@@ -184,7 +187,8 @@ pub fn explain(
     };
     for entry in module.entries.iter().filter(wanted) {
         let model = CostModel::new(module, &entry.name, target, &options.usual);
-        let work = Work::new(module, entry, &rules, &model, options).map_err(internal)?;
+        let work =
+            Work::new(module, entry, &rules, &model, options, &mut folded).map_err(internal)?;
         let origins = Origins::new(&work.imported, &work.originals, &work.history);
         let view = layer::View::new(entry, &work, &origins, &model);
         entries.push(Entry {

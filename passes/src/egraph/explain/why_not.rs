@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use egg::Searcher;
 use serde::Serialize;
 
 use super::layer::View;
@@ -108,9 +107,7 @@ pub(super) fn answer(
     let compiled = Compiled::new(rule)?;
     // Conditions may bind attributes, which adds them.
     let mut graph = view.work.imported.graph.clone();
-    let mut found = compiled.searcher.search(&graph);
-    found.sort_by_key(|of| of.eclass);
-    let substs: Vec<_> = found.into_iter().flat_map(|of| of.substs).collect();
+    let substs = compiled.search(&graph);
     answer.matches = substs.len();
     if substs.is_empty() {
         answer.missing = missing(view, &compiled);
@@ -121,13 +118,19 @@ pub(super) fn answer(
     let mut windows = BTreeMap::new();
     for mut subst in substs {
         let mut ops = Vec::new();
-        let root = instantiate(&compiled.searcher.ast, &subst, |node| {
-            if matches!(node, Node::Op(..)) {
-                ops.push(node.clone());
-            }
-            graph.lookup(node)
-        });
-        let Some(root) = root.map(|root| graph.find(root)) else {
+        let roots: Vec<_> = compiled
+            .searched()
+            .map(|pattern| {
+                instantiate(pattern, &subst, |node| {
+                    if matches!(node, Node::Op(..)) {
+                        ops.push(node.clone());
+                    }
+                    graph.lookup(node)
+                })
+            })
+            .collect();
+        // Where two ops are looked for, what the first one becomes stands for both.
+        let Some(root) = roots[0].map(|root| graph.find(root)) else {
             continue;
         };
         let layer = view.layer_of(root).cloned().flatten();
@@ -226,7 +229,7 @@ fn missing(view: &View<'_>, rule: &Compiled) -> Vec<String> {
 
 /// Calls `see` for each op of the left side.
 fn instantiate_ops(rule: &Compiled, mut see: impl FnMut(&str)) {
-    for node in rule.searcher.ast.as_ref() {
+    for node in rule.searched().flat_map(|pattern| pattern.as_ref()) {
         if let egg::ENodeOrVar::ENode(Node::Op(mnemonic, _)) = node {
             see(mnemonic);
         }

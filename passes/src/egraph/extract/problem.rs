@@ -6,7 +6,7 @@ use egg::Id;
 
 use super::Selection;
 use super::parts::Parts;
-use crate::egraph::analysis::Data;
+use crate::egraph::analysis::{Data, Placement};
 use crate::egraph::cost::{Cost, CostModel, OpCost, Operand, Sums, keeps_store};
 use crate::egraph::language::{EGraph, Node};
 
@@ -73,7 +73,7 @@ impl Problem {
     ) -> Result<Problem, String> {
         let mut ids: Vec<Id> = graph
             .classes()
-            .filter(|class| matches!(class.data, Data::Value(_) | Data::Tuple(_)))
+            .filter(|class| matches!(class.data, Data::Value(..) | Data::Tuple(_)))
             .map(|class| class.id)
             .collect();
         ids.sort_unstable();
@@ -84,7 +84,7 @@ impl Problem {
             let class = &graph[id];
             let types = match &class.data {
                 Data::Tuple(types) => types.as_slice(),
-                Data::Value(ty) => std::slice::from_ref(ty),
+                Data::Value(ty, _) => std::slice::from_ref(ty),
                 Data::Attr(_) | Data::Ill(_) => &[],
             };
             let mut alts: Vec<Alt> = Vec::new();
@@ -112,7 +112,11 @@ impl Problem {
                                 })
                             })
                             .collect();
-                        let cost = model.of(&op, &of, types);
+                        let cost = match class.data.placement() {
+                            // Computed once, while weights are loaded.
+                            Placement::Load(_) => model.free(types),
+                            Placement::Step => model.of(&op, &of, types),
+                        };
                         AltKind::Op {
                             operands: operands.iter().map(|id| index[&graph.find(*id)]).collect(),
                             cost,
@@ -396,7 +400,7 @@ fn stored(graph: &EGraph) -> HashSet<Id> {
                     keeps_store(&op) && first.is_some_and(|id| stored.contains(&id))
                 }),
             });
-            if is_stored {
+            if is_stored || matches!(class.data.placement(), Placement::Load(_)) {
                 stored.insert(class.id);
             }
         }

@@ -17,32 +17,32 @@ use super::{Match, always, holds, rules};
 const GROUP: u64 = 128;
 
 rules! {
-    // add(matmul(x, w), r) = matmul_add(x, w, r).
+    /// add(matmul(x, w), r) = matmul_add(x, w, r).
     "fuse-matmul-add" Exact
         "(add (matmul ?out ?promote ?x ?w) ?r)"
      => "(matmul_add ?out ?promote ?x ?w ?r)"                               if always;
 
-    // add(r, matmul(x, w)) = matmul_add(x, w, r): an f32 sum of two does not depend on their order.
+    /// add(r, matmul(x, w)) = matmul_add(x, w, r): an f32 sum of two does not depend on their order.
     "fuse-add-matmul" Exact
         "(add ?r (matmul ?out ?promote ?x ?w))"
      => "(matmul_add ?out ?promote ?x ?w ?r)"                               if always;
 
-    // swiglu_quantize(matmul(x, w)) = matmul_swiglu_quantize(x, w). SwiGLU takes BF16, so ?out is BF16.
+    /// swiglu_quantize(matmul(x, w)) = matmul_swiglu_quantize(x, w). SwiGLU takes BF16, so ?out is BF16.
     "fuse-matmul-swiglu" Exact
         "(swiglu_quantize (matmul ?out ?promote ?x ?w))"
      => "(matmul_swiglu_quantize ?promote ?x ?w)"                           if whole_groups;
 
-    // quantize(scale_rows(swiglu(matmul(x, w)), s)) = matmul_swiglu_scale_quantize(x, w, s).
+    /// quantize(scale_rows(swiglu(matmul(x, w)), s)) = matmul_swiglu_scale_quantize(x, w, s).
     "fuse-matmul-swiglu-scale" Exact
         "(quantize (scale_rows (swiglu (matmul ?out ?promote ?x ?w)) ?s))"
      => "(matmul_swiglu_scale_quantize ?promote ?x ?w ?s)"                  if whole_groups;
 
-    // swiglu_quantize(grouped_matmul(x, w, o)) = grouped_matmul_swiglu_quantize(x, w, o).
+    /// swiglu_quantize(grouped_matmul(x, w, o)) = grouped_matmul_swiglu_quantize(x, w, o).
     "fuse-grouped-matmul-swiglu" Exact
         "(swiglu_quantize (grouped_matmul ?out ?promote ?x ?w ?offsets))"
      => "(grouped_matmul_swiglu_quantize ?promote ?x ?w ?offsets)"          if whole_groups;
 
-    // quantize(scale_rows(swiglu(grouped_matmul(x, w, o)), s)) = grouped_matmul_swiglu_scale_quantize(x, w, o, s).
+    /// quantize(scale_rows(swiglu(grouped_matmul(x, w, o)), s)) = grouped_matmul_swiglu_scale_quantize(x, w, o, s).
     "fuse-grouped-matmul-swiglu-scale" Exact
         "(quantize (scale_rows (swiglu (grouped_matmul ?out ?promote ?x ?w ?offsets)) ?s))"
      => "(grouped_matmul_swiglu_scale_quantize ?promote ?x ?w ?offsets ?s)" if whole_groups;

@@ -1,4 +1,4 @@
-//! Rules about ops that move no data: `slice`, `concat`, `reshape`.
+//! Rules about ops that move data and compute nothing: `slice`, `concat`, `reshape`, `transpose`, `expand`.
 //!
 //! ```text
 //! slice(slice(x, 64..192), 0..32)            ->  slice(x, 64..96)
@@ -13,45 +13,65 @@
 use super::{Match, always, holds, rules};
 
 rules! {
-    // x[0..n] = x, when n is the extent of the axis.
+    /// x[0..n] = x, when n is the extent of the axis.
     "slice-whole" Exact
         "(slice ?axis 0 ?len ?x)"
      => "?x"                                                                if covers_axis;
 
-    // x[s..s+n][t..t+l] = x[s+t..s+t+l].
+    /// x[s..s+n][t..t+l] = x[s+t..s+t+l].
     "slice-slice" Exact
         "(slice ?axis ?t ?len (slice ?axis ?s ?n ?x))"
      => "(slice ?axis ?start ?len ?x)"                                      if start_is_sum;
 
-    // (a ++ b)[s..s+l] = a[s..s+l], when s + l <= |a|.
+    /// (a ++ b)[s..s+l] = a[s..s+l], when s + l <= |a|.
     "slice-concat-first" Exact
         "(slice ?axis ?s ?len (concat ?axis ?a ?b))"
      => "(slice ?axis ?s ?len ?a)"                                          if ends_in_first;
 
-    // (a ++ b)[s..s+l] = b[s-|a|..s-|a|+l], when s >= |a|.
+    /// (a ++ b)[s..s+l] = b[s-|a|..s-|a|+l], when s >= |a|.
     "slice-concat-second" Exact
         "(slice ?axis ?s ?len (concat ?axis ?a ?b))"
      => "(slice ?axis ?start ?len ?b)"                                      if starts_in_second;
 
-    // x[s..s+l] ++ x[t..t+m] = x[s..s+l+m], when t = s + l.
+    /// x[s..s+l] ++ x[t..t+m] = x[s..s+l+m], when t = s + l.
     "concat-slices" Exact
         "(concat ?axis (slice ?axis ?s ?l ?x) (slice ?axis ?t ?m ?x))"
      => "(slice ?axis ?s ?len ?x)"                                          if adjacent;
 
-    // A concatenation of one value is that value.
+    /// A concatenation of one value is that value.
     "concat-one" Exact
         "(concat ?axis ?x)"
      => "?x"                                                                if always;
 
-    // Reshaping to the shape that a value has changes nothing.
+    /// Reshaping to the shape that a value has changes nothing.
     "reshape-same" Exact
         "(reshape ?shape ?x)"
      => "?x"                                                                if has_shape;
 
-    // Both reshapes keep the row-major order, so the one in the middle is of no effect.
+    /// Both reshapes keep the row-major order, so the one in the middle is of no effect.
     "reshape-reshape" Exact
         "(reshape ?shape (reshape ?middle ?x))"
      => "(reshape ?shape ?x)"                                               if always;
+
+    /// Axes that change places twice are where they were.
+    "transpose-transpose" Exact
+        "(transpose ?a ?b (transpose ?a ?b ?x))"
+     => "?x"                                                                if always;
+
+    /// An axis that changes places with itself stays.
+    "transpose-same" Exact
+        "(transpose ?a ?a ?x)"
+     => "?x"                                                                if always;
+
+    /// x once is x.
+    "expand-once" Exact
+        "(expand ?axis 1 ?x)"
+     => "?x"                                                                if always;
+
+    /// Some of n equal ones are fewer equal ones.
+    "slice-expand" Exact
+        "(slice ?axis ?s ?len (expand ?axis ?n ?x))"
+     => "(expand ?axis ?len ?x)"                                            if always;
 }
 
 fn covers_axis(m: &mut Match<'_>) -> Option<()> {

@@ -1,6 +1,9 @@
 //! Tests of the optimiser: each rule by itself, then whole graphs. Here is what they share: a small graph
 //! builder with random sizes, and evaluation with comparison bit for bit.
 
+mod ball;
+mod cases;
+mod freedom;
 mod model;
 mod random;
 mod refused;
@@ -10,7 +13,7 @@ use std::collections::BTreeMap;
 
 use mcc_ir::eval::{self, Data, Rng, Step, Tensor, Values};
 use mcc_ir::graph::{Graph, ValueId};
-use mcc_ir::module::Module;
+use mcc_ir::module::{Module, Param, ParamSource};
 use mcc_ir::op::Op;
 use mcc_ir::types::{DType, Dim, F32, Name, Type};
 
@@ -20,6 +23,7 @@ pub(super) const EPS: F32 = F32::new(1e-6);
 /// same order.
 pub(super) struct Side {
     pub(super) graph: Graph,
+    params: Vec<Param>,
     rng: Rng,
     /// Below what the integers of an input lie.
     limits: BTreeMap<Name, usize>,
@@ -29,6 +33,7 @@ impl Side {
     pub(super) fn new(name: &str, seed: u64) -> Side {
         Side {
             graph: Graph::new(name),
+            params: Vec::new(),
             rng: Rng::new(seed),
             limits: BTreeMap::new(),
         }
@@ -39,6 +44,42 @@ impl Side {
         sizes[self.rng.below(sizes.len())]
     }
 
+    /// A size from `low` to `high`, both included.
+    pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.rng.below((high - low + 1) as usize) as u64
+    }
+
+    /// A width with whole groups of 128, a partial one, or both.
+    pub(super) fn width(&mut self) -> u64 {
+        match self.between(0, 2) {
+            0 => 128 * self.between(1, 3),
+            1 => self.between(1, 127),
+            _ => self.between(129, 300),
+        }
+    }
+
+    /// A parameter, which is one tensor of the checkpoint.
+    pub(super) fn param(&mut self, name: &str, ty: Type) -> ValueId {
+        self.made_param(name, ty, ParamSource::Tensor(name.into()))
+    }
+
+    /// A parameter for each expert, stacked.
+    pub(super) fn stack(&mut self, name: &str, ty: Type) -> ValueId {
+        let experts = ty.shape[0].as_const().unwrap();
+        let parts = (0..experts).map(|i| ParamSource::Tensor(format!("{name}.{i}")));
+        self.made_param(name, ty, ParamSource::Stack(parts.collect()))
+    }
+
+    fn made_param(&mut self, name: &str, ty: Type, source: ParamSource) -> ValueId {
+        let name = name.into();
+        let param = Param { name, ty, source };
+        let value = self.graph.param(&param);
+        if self.params.iter().all(|known| known.name != param.name) {
+            self.params.push(param);
+        }
+        value
+    }
+
     pub(super) fn bf16<D: Into<Dim>>(
         &mut self,
         name: &str,
@@ -47,8 +88,13 @@ impl Side {
         self.input(name, Type::new(DType::BF16, shape))
     }
 
+    /// An input; the one of that name, if there is one.
     pub(super) fn input(&mut self, name: &str, ty: Type) -> ValueId {
-        self.graph.input(name, ty).unwrap()
+        let known = self.graph.inputs().find(|(known, _)| *known == name);
+        match known.map(|(_, value)| value) {
+            Some(value) => value,
+            None => self.graph.input(name, ty).unwrap(),
+        }
     }
 
     /// An integer input with values below `limit`.
@@ -94,6 +140,24 @@ impl Side {
         self
     }
 
+    /// Random parameters, smaller than activations as weights are.
+    pub(super) fn params(&self, rng: &mut Rng) -> Values {
+        let params = self.params.iter().map(|param| {
+            let extents = param
+                .ty
+                .shape
+                .iter()
+                .map(|dim| dim.as_const().unwrap() as usize);
+            let shape: Vec<usize> = extents.collect();
+            let tensor = match param.ty.scale {
+                Some(_) => rng.weight(&shape, 0.2),
+                None => rng.bf16(&shape, 0.2),
+            };
+            (param.name.clone(), tensor.unwrap())
+        });
+        params.collect()
+    }
+
     /// Random inputs for `tokens` tokens. `positions` are distinct, as the model's contract demands.
     pub(super) fn inputs(&self, rng: &mut Rng, tokens: u64) -> Values {
         let inputs = self.graph.inputs().map(|(name, value)| {
@@ -116,10 +180,26 @@ impl Side {
     }
 }
 
-/// A module with one named dim, `T`, and these entries.
-pub(super) fn module(entries: impl IntoIterator<Item = Graph>) -> Module {
+/// A module with one named dim, `T`, and these entries, whose parameters of one name are the same.
+pub(super) fn module<'a>(sides: impl IntoIterator<Item = &'a Side>) -> Module {
     let mut module = Module::new("test");
     module.add_dim("T", 1, 8).unwrap();
+    for side in sides {
+        for param in &side.params {
+            if module.param(&param.name).is_none() {
+                let Param { name, ty, source } = param.clone();
+                module.add_param(name, ty, source).unwrap();
+            }
+        }
+        module.add_entry(side.graph.clone()).unwrap();
+    }
+    mcc_ir::verify::verify(&module).unwrap();
+    module
+}
+
+/// A module of entries without parameters.
+pub(super) fn module_of(entries: impl IntoIterator<Item = Graph>) -> Module {
+    let mut module = module([]);
     for entry in entries {
         module.add_entry(entry).unwrap();
     }
@@ -127,16 +207,40 @@ pub(super) fn module(entries: impl IntoIterator<Item = Graph>) -> Module {
     module
 }
 
-/// Runs an entry without parameters and states.
-pub(super) fn evaluate(module: &Module, entry: &str, inputs: &Values) -> Values {
-    let (dims, params) = (BTreeMap::new(), Values::new());
+/// Values of all parameters of an optimised module, from those of the module before: what was folded is made anew by
+/// its recipe, over tensors that have the names of parameters, or of those of their experts.
+pub(super) fn derived(after: &Module, before: &Module, params: &Values) -> Values {
+    let lookup = |name: &str| {
+        let whole = params.get(name).cloned();
+        let of_expert = || {
+            let (stack, expert) = name.rsplit_once('.')?;
+            let (all, expert) = (params.get(stack)?, expert.parse().ok()?);
+            let one = all.rows(expert, 1)?;
+            one.reshaped(&all.shape()[1..])
+        };
+        whole.or_else(of_expert)
+    };
+    let made = after.params.iter().map(|param| {
+        let known = before
+            .param(&param.name)
+            .and(params.get(&param.name))
+            .cloned();
+        let tensor = known.unwrap_or_else(|| eval::materialize(&param.source, &lookup).unwrap());
+        (param.name.clone(), tensor)
+    });
+    made.collect()
+}
+
+/// Runs an entry without states.
+pub(super) fn evaluate(module: &Module, entry: &str, inputs: &Values, params: &Values) -> Values {
+    let dims = BTreeMap::new();
     eval::run(
         Step {
             module,
             entry,
             dims: &dims,
             inputs,
-            params: &params,
+            params,
         },
         &mut Values::new(),
     )

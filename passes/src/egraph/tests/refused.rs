@@ -4,7 +4,8 @@ use mcc_ir::graph::ValueId;
 use mcc_ir::op::Op;
 use mcc_ir::types::{DType, Dim, ScaleBlock, Type};
 
-use super::rules::{build, saturate_with};
+use super::cases::{Sizes, absorbed, build, expanded};
+use super::rules::saturate_with;
 use super::{EPS, Side};
 
 fn refused(rule: &str, graph: fn(&mut Side) -> Vec<ValueId>) {
@@ -99,6 +100,203 @@ fn a_slice_that_cuts_a_group_keeps_its_quantize() {
         })
         .into()
     });
+}
+
+#[test]
+fn a_cast_of_rows_that_do_not_stay_whole_stays() {
+    refused("quantize-concat", |s| {
+        let (x, y) = (s.bf16("x", [3, 100]), s.bf16("y", [3, 128]));
+        let both = s.op(Op::Concat { axis: 1 }, &[x, y]);
+        vec![s.op(Op::Quantize, &[both])]
+    });
+    refused("quantize-transpose", |s| {
+        let x = s.bf16("x", [3, 4, 128]);
+        [[0, 2], [2, 1]]
+            .map(|[a, b]| {
+                let turned = s.op(Op::Transpose { a, b }, &[x]);
+                s.op(Op::Quantize, &[turned])
+            })
+            .into()
+    });
+    refused("quantize-expand", |s| {
+        let x = s.bf16("x", [3, 1]);
+        let x = s.op(Op::Expand { axis: 1, len: 128 }, &[x]);
+        vec![s.op(Op::Quantize, &[x])]
+    });
+}
+
+/// A product for each of two weights.
+fn products(s: &mut Side, weights: [ValueId; 2], fp8: bool) -> [ValueId; 2] {
+    let shape = ["T".into(), Dim::Const(128)];
+    let x = if fp8 {
+        s.input("x", Type::scaled(shape, ScaleBlock::ACTIVATION))
+    } else {
+        s.bf16("x", shape)
+    };
+    let (out, promote) = (DType::BF16, 128);
+    weights.map(|w| s.op(Op::Matmul { out, promote }, &[x, w]))
+}
+
+#[test]
+fn products_share_nothing_unless_their_weights_can_be_joined_once() {
+    fn weights(s: &mut Side, rows: [u64; 2]) -> [ValueId; 2] {
+        let ty = |n| Type::scaled([n, 128], ScaleBlock::WEIGHT);
+        [s.param("v", ty(rows[0])), s.param("w", ty(rows[1]))]
+    }
+    // Both end inside of a scale block.
+    refused("merge-matmul", |s| {
+        let weights = weights(s, [192, 64]);
+        products(s, weights, true).into()
+    });
+    refused("concat-matmul", |s| {
+        let weights = weights(s, [192, 128]);
+        let [a, b] = products(s, weights, true);
+        vec![s.op(Op::Concat { axis: 1 }, &[a, b])]
+    });
+    // Values of the step.
+    fn inputs(s: &mut Side) -> [ValueId; 2] {
+        ["v", "w"].map(|name| s.bf16(name, [64, 128]))
+    }
+    refused("merge-matmul", |s| {
+        let weights = inputs(s);
+        products(s, weights, false).into()
+    });
+    refused("concat-matmul", |s| {
+        let weights = inputs(s);
+        let [a, b] = products(s, weights, false);
+        vec![s.op(Op::Concat { axis: 1 }, &[a, b])]
+    });
+    // Two element types of results.
+    refused("merge-matmul", |s| {
+        let weights = weights(s, [128, 128]);
+        let x = s.input("x", Type::scaled([4, 128], ScaleBlock::ACTIVATION));
+        let product = |out| Op::Matmul { out, promote: 128 };
+        vec![
+            s.op(product(DType::BF16), &[x, weights[0]]),
+            s.op(product(DType::F32), &[x, weights[1]]),
+        ]
+    });
+    refused("concat-grouped-matmul", |s| {
+        let x = s.bf16("x", ["T".into(), Dim::Const(64)]);
+        let offsets = s.ints("offsets", [3u64], 1);
+        let (out, promote) = (DType::BF16, 128);
+        let halves = ["v", "w"].map(|name| {
+            let w = s.bf16(name, [2, 64, 64]);
+            s.op(Op::GroupedMatmul { out, promote }, &[x, w, offsets])
+        });
+        vec![s.op(Op::Concat { axis: 1 }, &halves)]
+    });
+}
+
+/// Of three products that share an input all four ways to join some of them are found, and no more.
+#[test]
+fn three_products_are_joined_in_every_way_once() {
+    let (imported, history) = saturate_with(
+        "merge-matmul",
+        &build("left", 0, |s| {
+            let weights = ["a", "b", "c"].map(|name| {
+                let ty = Type::new(DType::BF16, [16, 128]);
+                s.param(name, ty)
+            });
+            let x = s.bf16("x", ["T".into(), Dim::Const(128)]);
+            let (out, promote) = (DType::BF16, 128);
+            weights
+                .map(|w| s.op(Op::Matmul { out, promote }, &[x, w]))
+                .into()
+        }),
+    );
+    assert!(history.saturated);
+    let joined = imported
+        .graph
+        .classes()
+        .flat_map(|class| class.nodes.iter());
+    let joined = joined.filter(|node| node.to_string() == "concat");
+    assert_eq!(joined.count(), 4);
+}
+
+#[test]
+fn sums_are_reordered_by_the_rule_of_their_element_type() {
+    fn sums(s: &mut Side, dtype: DType) -> Vec<ValueId> {
+        let [a, b, c] = ["a", "b", "c"].map(|name| s.input(name, Type::new(dtype, [8])));
+        let sum = s.op(Op::Add, &[b, c]);
+        vec![s.op(Op::Add, &[a, sum])]
+    }
+    refused("add-left-f32", |s| sums(s, DType::BF16));
+    refused("add-left-bf16", |s| sums(s, DType::F32));
+}
+
+#[test]
+fn latents_are_read_as_they_are_only_where_keys_and_values_are_all_that_they_make() {
+    const SIZES: Sizes = Sizes {
+        heads: 2,
+        channels: [8, 8, 4, 32],
+        context: 12,
+    };
+    // FP8 weights: the latents are rounded before the product.
+    refused("absorb-bf16", |s| expanded(s, SIZES, true));
+    refused("absorb-fp8", |s| expanded(s, SIZES, false));
+    refused("expand-latents", |s| absorbed(s, SIZES, true));
+    // Rows that are neither keys nor values, and weights of the step.
+    fn attention(s: &mut Side, rows: u64, param: bool) -> Vec<ValueId> {
+        let [q, q_rope] = [("q", 8), ("q_rope", 4)].map(|(name, n)| s.bf16(name, [3, 2, n]));
+        let (c, k_rope) = (s.bf16("c", [12, 32]), s.bf16("k_rope", [12, 4]));
+        let ty = Type::new(DType::BF16, [2 * rows, 32]);
+        let w = if param {
+            s.param("w", ty)
+        } else {
+            s.input("w", ty)
+        };
+        let (out, promote) = (DType::BF16, 128);
+        let kv = s.op(Op::Matmul { out, promote }, &[c, w]);
+        let kv = s.reshape(kv, [12, 2, rows]);
+        let (k, v) = (s.slice(kv, 2, 0, 8), s.slice(kv, 2, 8, 8));
+        let positions = s.ints("positions", [3u64], 12);
+        let scale = mcc_ir::F32::new(0.1);
+        let operands = [q, q_rope, k, k_rope, v, positions];
+        vec![s.op(Op::Attention { scale }, &operands)]
+    }
+    refused("absorb-bf16", |s| attention(s, 20, true));
+    refused("absorb-bf16", |s| attention(s, 16, false));
+}
+
+#[test]
+fn a_shared_expert_of_another_width_stays_by_itself() {
+    fn layer(s: &mut Side, inner: u64) -> Vec<ValueId> {
+        let (out, promote) = (DType::BF16, 128);
+        let (dense, grouped) = (
+            Op::Matmul { out, promote },
+            Op::GroupedMatmul { out, promote },
+        );
+        let x = s.bf16("x", ["T".into(), Dim::Const(64)]);
+        let experts = s.ints("experts", ["T".into(), Dim::Const(2)], 3);
+        let shape = ["T".into(), Dim::Const(2)];
+        let weights = s.input("weights", Type::new(DType::F32, shape));
+        let matrix = |shape: &[u64]| Type::scaled(shape.to_vec(), ScaleBlock::WEIGHT);
+        let (sg, sd) = (
+            s.param("sg", matrix(&[2 * inner, 64])),
+            s.param("sd", matrix(&[64, inner])),
+        );
+        let (g, d) = (
+            s.stack("g", matrix(&[3, 32, 64])),
+            s.stack("d", matrix(&[3, 64, 16])),
+        );
+        let shared = s.op(Op::Quantize, &[x]);
+        let shared = s.op(dense.clone(), &[shared, sg]);
+        let shared = s.op(Op::Swiglu, &[shared]);
+        let shared = s.op(Op::Quantize, &[shared]);
+        let shared = s.op(dense, &[shared, sd]);
+        let rows = s.ops(Op::Dispatch { n_experts: 3 }, &[x, experts]);
+        let y = s.op(Op::Quantize, &[rows[0]]);
+        let y = s.op(grouped.clone(), &[y, g, rows[1]]);
+        let y = s.op(Op::Swiglu, &[y]);
+        let y = s.op(Op::Quantize, &[y]);
+        let y = s.op(grouped, &[y, d, rows[1]]);
+        let routed = s.op(Op::Combine, &[y, rows[2], weights]);
+        vec![s.op(Op::Add, &[shared, routed])]
+    }
+    let (_, history) = saturate_with("shared-as-routed", &build("left", 0, |s| layer(s, 16)));
+    assert_eq!(history.steps.len(), 1);
+    refused("shared-as-routed", |s| layer(s, 32));
 }
 
 #[test]
@@ -235,7 +433,7 @@ fn rules_of_other_classes_and_rules_left_out_are_not_used() {
         let y = s.op(Op::Swiglu, &[x]);
         vec![s.op(Op::Quantize, &[y])]
     });
-    let module = super::module([side.graph]);
+    let module = super::module([&side]);
     let target = Target::load("h100").unwrap();
     let ops = |options: Options| {
         optimize(&module, &target, &options).unwrap().1.entries[0]

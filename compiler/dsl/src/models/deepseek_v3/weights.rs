@@ -1,16 +1,15 @@
 //! The parameters and caches of the model, and how each parameter is made from checkpoint tensors.
 //!
-//! Parameter names are the checkpoint's without `model.` and `.weight`. Matrices that one kernel
-//! reads together are joined while loading: gate with up, and each kind of expert matrix over all
-//! experts.
+//! Parameter names are the checkpoint's without `model.` and `.weight`. Each kind of expert matrix is
+//! one parameter over all experts. What else one kernel reads together, the compiler joins.
 
 use mcc_ir::{Dim, ParamSource, Type};
 
 use super::config::Config;
-use crate::layers::Experts;
+use crate::layers::{Experts, Mlp};
 use crate::model::{Model, Param, State};
 use crate::tensor::Routing;
-use crate::types::{bf16, concat_rows, dequant, f32, fp8_weight, stack, tensor};
+use crate::types::{bf16, f32, fp8_weight, stack, tensor};
 
 /// All of them.
 pub(super) struct Weights {
@@ -28,13 +27,13 @@ pub(super) struct Weights {
 /// One layer's.
 pub(super) struct Layer {
     pub input_norm: Param,
-    pub mla: Mla,
+    pub mla: Attention,
     pub post_attention_norm: Param,
     pub ffn: Ffn,
 }
 
 /// Multi-head latent attention.
-pub(super) struct Mla {
+pub(super) struct Attention {
     pub q: Query,
     /// `[latent + rope, D]`
     pub kv_a: Param,
@@ -42,10 +41,6 @@ pub(super) struct Mla {
     pub kv_a_norm: Param,
     /// `[H * (nope + v), latent]`: for each head the rows of its keys, then those of its values.
     pub kv_b: Param,
-    /// `[H, latent, nope]`: the key rows of `kv_b`, transposed.
-    pub absorbed_k: Param,
-    /// `[H, v, latent]`: the value rows of `kv_b`.
-    pub absorbed_v: Param,
     /// `[D, H * v]`
     pub o: Param,
     /// `[C, latent + rope]`
@@ -60,15 +55,10 @@ pub(super) enum Query {
 
 /// The second half of a layer.
 pub(super) enum Ffn {
-    Dense {
-        /// `[2 * I, D]`
-        gate_up: Param,
-        /// `[D, I]`
-        down: Param,
-    },
+    Dense(Mlp),
     Moe {
-        /// Gate with up, and down, of the experts that every token passes.
-        shared: Option<(Param, Param)>,
+        /// The experts that every token passes, as one.
+        shared: Option<Mlp>,
         routed: Experts,
     },
 }
@@ -135,7 +125,7 @@ impl Scope<'_> {
         }
     }
 
-    fn mla(&self, c: &Dim) -> Mla {
+    fn mla(&self, c: &Dim) -> Attention {
         let config = self.config;
         let (d, heads, latent) = (
             config.hidden_size,
@@ -157,39 +147,18 @@ impl Scope<'_> {
             None => Query::Full(self.linear("self_attn.q_proj", q_rows, d)),
         };
 
-        // Absorption multiplies in BF16, as DeepSeek's own inference code does.
-        let kv_b = tensor(self.checkpoint("self_attn.kv_b_proj"));
-        let kv_b = if config.fp8_weights {
-            dequant(kv_b)
-        } else {
-            kv_b
-        };
-        let rows_of_heads = |start, len| ParamSource::HeadRows {
-            src: Box::new(kv_b.clone()),
-            heads,
-            start,
-            len,
-        };
-        let absorbed_k = ParamSource::Transpose(Box::new(rows_of_heads(0, nope)));
-        let absorbed_v = rows_of_heads(nope, v);
-        let absorbed =
-            |half: &str, ty, source| self.param(&format!("self_attn.kv_b_proj.{half}"), ty, source);
-
-        Mla {
+        Attention {
             q,
             kv_a: self.linear("self_attn.kv_a_proj_with_mqa", latent + rope, d),
             kv_a_norm: self.norm("self_attn.kv_a_layernorm", latent),
             kv_b: self.linear("self_attn.kv_b_proj", heads * (nope + v), latent),
-            absorbed_k: absorbed("absorbed_k", bf16((heads, latent, nope)), absorbed_k),
-            absorbed_v: absorbed("absorbed_v", bf16((heads, v, latent)), absorbed_v),
             o: self.linear("self_attn.o_proj", d, heads * v),
             cache: self.m.state(&self.name("cache"), bf16((c, latent + rope))),
         }
     }
 
     fn dense(&self) -> Ffn {
-        let (gate_up, down) = self.mlp("mlp", self.config.intermediate_size);
-        Ffn::Dense { gate_up, down }
+        Ffn::Dense(self.mlp("mlp", self.config.intermediate_size))
     }
 
     fn moe(&self) -> Ffn {
@@ -199,18 +168,12 @@ impl Scope<'_> {
             config.moe_intermediate_size,
             config.n_routed_experts,
         );
-        let per_expert = |kind: &str| {
-            (0..e)
-                .map(move |x| format!("mlp.experts.{x}.{kind}"))
-                .collect::<Vec<_>>()
+        let stacked = |kind: &str, n: u64, k: u64| {
+            let stored =
+                (0..e).map(|x| tensor(self.checkpoint(&format!("mlp.experts.{x}.{kind}"))));
+            let name = format!("mlp.experts.{kind}");
+            self.param(&name, self.matrix(vec![e, n, k]), stack(stored))
         };
-        let stored = |name: &String| tensor(self.checkpoint(name));
-        let (gates, ups) = (per_expert("gate_proj"), per_expert("up_proj"));
-        let gate_up = gates
-            .iter()
-            .zip(&ups)
-            .map(|(gate, up)| concat_rows([stored(gate), stored(up)]));
-        let down = per_expert("down_proj");
         let bias = tensor(format!(
             "model.layers.{}.mlp.gate.e_score_correction_bias",
             self.layer
@@ -225,16 +188,11 @@ impl Scope<'_> {
                     tensor(self.checkpoint("mlp.gate")),
                 ),
                 bias: self.param("mlp.gate.e_score_correction_bias", f32((e,)), bias),
-                gate_up: self.param(
-                    "mlp.experts.gate_up_proj",
-                    self.matrix(vec![e, 2 * i, d]),
-                    stack(gate_up),
-                ),
-                down: self.param(
-                    "mlp.experts.down_proj",
-                    self.matrix(vec![e, d, i]),
-                    stack(down.iter().map(stored)),
-                ),
+                mlp: Mlp {
+                    gate: stacked("gate_proj", i, d),
+                    up: stacked("up_proj", i, d),
+                    down: stacked("down_proj", d, i),
+                },
                 n_experts: e as u32,
                 routing: Routing {
                     top_k: config.num_experts_per_tok,
@@ -247,20 +205,14 @@ impl Scope<'_> {
         }
     }
 
-    /// Gate with up `[2 * inner, D]`, and down `[D, inner]`.
-    fn mlp(&self, prefix: &str, inner: u64) -> (Param, Param) {
+    fn mlp(&self, prefix: &str, inner: u64) -> Mlp {
         let d = self.config.hidden_size;
-        let halves = ["gate_proj", "up_proj"]
-            .map(|half| tensor(self.checkpoint(&format!("{prefix}.{half}"))));
-        let gate_up = self.param(
-            &format!("{prefix}.gate_up_proj"),
-            self.matrix(vec![2 * inner, d]),
-            concat_rows(halves),
-        );
-        (
-            gate_up,
-            self.linear(&format!("{prefix}.down_proj"), d, inner),
-        )
+        let weight = |kind: &str, n, k| self.linear(&format!("{prefix}.{kind}"), n, k);
+        Mlp {
+            gate: weight("gate_proj", inner, d),
+            up: weight("up_proj", inner, d),
+            down: weight("down_proj", d, inner),
+        }
     }
 
     fn linear(&self, name: &str, n: u64, k: u64) -> Param {

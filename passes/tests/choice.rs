@@ -289,6 +289,36 @@ fn rows_go_to_experts_in_fp8_for_their_links_and_stay_so_for_memory_where_links_
     );
 }
 
+/// One graph, written with keys and values of every head. One token reads the latents faster than it could expand them; of
+/// 4,096 tokens each would pay for scores over 512 channels in place of 128.
+#[test]
+fn attention_is_absorbed_in_decode_and_expanded_in_prefill() {
+    let question = Question {
+        layer: Some("layers.2".into()),
+        ..Question::default()
+    };
+    let explanation = explain(&published(), &h800(), &options(), &question).unwrap();
+    let absorbed = |entry: usize| {
+        let rewrites = &explanation.entries[entry].kinds[0].rewrites;
+        rewrites.iter().find(|of| of.rule == "absorb-fp8")
+    };
+    assert!(absorbed(0).is_none());
+    let saved = absorbed(1).unwrap().saved;
+    assert!(saved.time > 0 && saved.bytes > 0, "{saved:?}");
+    let question = Question {
+        entry: Some("prefill".into()),
+        why_not: Some("absorb-fp8".into()),
+        ..Question::default()
+    };
+    let explanation = explain(&published(), &h800(), &options(), &question).unwrap();
+    let answer = explanation.entries[0].why_not.clone().unwrap();
+    assert_eq!((answer.matches, answer.taken), (4, 0));
+    assert!(
+        answer.lost.iter().all(|lost| lost.more.unwrap().time > 0),
+        "{answer}"
+    );
+}
+
 /// The choice is that of the cheapest graph: what lost takes more, and what was taken saves what is between.
 #[test]
 fn savings_are_positive_and_no_alternative_is_cheaper() {

@@ -20,6 +20,7 @@ use mcc_ir::types::DType;
 use super::super::roles::{SMEM_LIMIT, WARPGROUP};
 pub(super) use super::super::tiles::ROW_BYTES;
 use super::super::{Launch, unsupported};
+use super::spans::cuts;
 use crate::emit::pipeline::{RingLayout, SmemMap};
 use crate::error::CodegenError;
 
@@ -373,21 +374,40 @@ impl Plan {
     }
 
     /// K blocks of a turn of the consumers' loop: what divides those of a tile, and a round of the ring where one can.
+    /// Four at most; two where a block's code is long or stands several times; more where a round has no other divisor.
     pub fn turn(&self) -> u32 {
         let blocks = self.own_k_blocks();
         let varies = self.is_k_grouped() || blocks * self.tile.split_k > self.k_blocks();
         if varies {
             return 1;
         }
-        let in_one_round = |turn: &u32| self.tile.stages.is_multiple_of(*turn);
-        // Four at most, unless a round has no other divisor.
-        let turns = [4, 3, 2, 5, 7].into_iter();
-        let mut whole = turns.filter(|turn| blocks.is_multiple_of(*turn));
-        whole
-            .clone()
-            .find(in_one_round)
-            .or_else(|| whole.find(|turn| *turn == 2))
-            .unwrap_or(1)
+        let copies = self.cuts() * self.waves_p * self.waves_q;
+        let turns: &[u32] = if copies == 1 {
+            &[4, 3, 2, 5, 7]
+        } else {
+            &[2, 3, 5, 7]
+        };
+        let mut whole = turns.iter().filter(|turn| blocks.is_multiple_of(**turn));
+        let in_one_round = |turn: &&u32| self.tile.stages.is_multiple_of(**turn);
+        let found = whole.clone().find(in_one_round);
+        *found
+            .or_else(|| whole.find(|turn| **turn == 2))
+            .unwrap_or(&1)
+    }
+
+    /// Ways in which tiles lie across scale blocks of B; each has a loop of its own.
+    fn cuts(&self) -> u32 {
+        let promoted = matches!(self.input, Input::Fp8 { .. });
+        if self.has_one_span() || !promoted {
+            1
+        } else {
+            cuts(self).len() as u32
+        }
+    }
+
+    /// Whether the columns of a wave have one scale of B, or each its own.
+    pub const fn has_one_span(&self) -> bool {
+        self.tile.swap || self.waves_q == 2 || self.is_k_grouped()
     }
 
     /// Columns of D that a tile covers; a tile of gate and up columns makes half of them.

@@ -43,7 +43,7 @@ impl Spans {
 }
 
 /// The ways in which a plan's tiles are cut, each with the offsets at which tiles of its kind begin.
-fn cuts(plan: &Plan) -> Vec<(Spans, Vec<u32>)> {
+pub(super) fn cuts(plan: &Plan) -> Vec<(Spans, Vec<u32>)> {
     let t = plan.tile.n;
     let mut cuts: BTreeMap<Spans, Vec<u32>> = BTreeMap::new();
     // The offsets repeat after at most 128 tiles.

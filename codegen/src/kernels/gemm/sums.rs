@@ -114,12 +114,11 @@ impl<'k> Consumer<'k> {
 
     fn fp8(&self, tile: Tile<'k>, sums: &Sums<'k>) {
         let (k, plan) = (self.gemm.k, &self.gemm.plan);
-        let one = plan.tile.swap || plan.waves_q == 2 || plan.is_k_grouped();
         let body = |spans: &Spans| match plan.promote_blocks() {
             Some(1) => self.promoted(tile, sums, spans),
             blocks => self.promoted_late(sums, spans, blocks.unwrap_or(plan.k_blocks())),
         };
-        if one {
+        if plan.has_one_span() {
             body(&Spans::one());
         } else {
             for_each_cut(k, plan, tile.n_tile * plan.tile.n, &body);

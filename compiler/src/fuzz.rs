@@ -203,12 +203,13 @@ impl Scope<'_> {
     fn layer(&self, rng: &mut Rng, x: &Value) -> Value {
         let fp8 = rng.below(4) > 0;
         let norm = self.param("norm", bf16((WIDTH,)), |name| tensor(name));
+        let normed = x.rms_norm(&norm, 1e-6);
         let h = match rng.below(4) {
             0 => x.clone(),
-            _ => x.rms_norm(&norm, 1e-6),
+            _ => normed.clone(),
         };
         match rng.below(6) {
-            0 => h,
+            0 => normed,
             1 => linear(&h, &self.weight("w", WIDTH, WIDTH, fp8)),
             // Two products of one value; the columns of one of them cut in two.
             2 => {

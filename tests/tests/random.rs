@@ -16,6 +16,7 @@ fn random_models_mean_on_the_device_what_they_mean_in_the_evaluator() {
             return;
         }
         let outcome = check(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        println!("{outcome}");
         assert_eq!(outcome.wrong, None, "{outcome}");
     }
 }

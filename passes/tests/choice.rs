@@ -374,7 +374,7 @@ fn casts_and_layout_take_less_than_a_twentieth_of_a_layer() {
 #[test]
 fn explanations_and_drawings_are_the_same_each_time() {
     let module = on_32_ranks();
-    let one = || explain(&module, &h800(), &options(), &Question::default()).unwrap();
+    let one = || prefill(&module, &h800(), Question::default());
     let (a, b) = (one(), one());
     assert_eq!(a.to_string(), b.to_string());
     assert_eq!((html(&a), dot(&a)), (html(&b), dot(&b)));

@@ -46,7 +46,7 @@ pub struct Question {
     pub entry: Option<String>,
     /// Only the kind that this layer is of.
     pub layer: Option<String>,
-    /// Why a rule was not used where it was not.
+    /// Why a rule was not used where it was not; then nothing is said of layers.
     pub why_not: Option<String>,
 }
 
@@ -68,7 +68,7 @@ pub struct Entry {
     pub report: EntryReport,
     /// The extents of dims at which costs are counted.
     pub extents: BTreeMap<String, u64>,
-    /// Kinds of layers, in the order of their first ones; ops outside of layers at the end.
+    /// Kinds of layers, in the order of their first ones; ops outside of layers at the end. None where `why_not` is asked.
     pub kinds: Vec<Kind>,
     /// The answer to `why_not`.
     pub why_not: Option<WhyNot>,
@@ -194,7 +194,10 @@ pub fn explain(
         entries.push(Entry {
             report: work.report(entry, &origins, &model),
             extents: model.extents(),
-            kinds: view.kinds(question.layer.as_deref()).map_err(internal)?,
+            kinds: match asked {
+                Some(_) => Vec::new(),
+                None => view.kinds(question.layer.as_deref()).map_err(internal)?,
+            },
             why_not: asked
                 .map(|rule| why_not::answer(rule, &view, options, &rules))
                 .transpose()
@@ -210,7 +213,7 @@ pub fn explain(
         let known = module.entries.iter().map(|entry| entry.name.to_string());
         return Err(unknown("entry", name, known.collect()));
     }
-    if let Some(name) = &question.layer
+    if let (Some(name), None) = (&question.layer, asked)
         && entries.iter().all(|entry| entry.kinds.is_empty())
     {
         let known = module.entries.first().map(layer::names);

@@ -42,7 +42,12 @@ pub struct Args {
     #[arg(long, requires = "source")]
     layer: Option<String>,
     /// Says where a rewrite rule matched and why it was not taken, instead of what was.
-    #[arg(long, requires = "source", conflicts_with = "layer", value_name = "RULE")]
+    #[arg(
+        long,
+        requires = "source",
+        conflicts_with = "layer",
+        value_name = "RULE"
+    )]
     why_not: Option<String>,
     /// Prints what each set of rules is worth, and where a layer's time goes, instead.
     #[arg(long, requires = "source")]

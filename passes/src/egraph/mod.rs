@@ -1,4 +1,5 @@
-//! Equality saturation over the graph: finds cheaper ways to compute the same values, bit for bit.
+//! Equality saturation over the graph: finds cheaper ways to compute the same values, bit for bit where the author allows
+//! nothing else.
 //!
 //! ```text
 //! entry ── convert::import ──► e-graph ── saturate ──► e-graph ── extract ──► choice ── convert::export, fold ──► entry

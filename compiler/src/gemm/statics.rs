@@ -10,7 +10,7 @@
 //! further promotion, which open and close a product, a tile that lies across scale blocks of the weights two products
 //! of scales for each further one, and a weight gradient a product of scales for each sum and a load for four of
 //! them, since its columns have scales of their own. Others are not held against the bar where K has fewer than
-//! [`SHORT`] blocks: what is counted there is the beginning and the end of the loop.
+//! four blocks: what is counted there is the beginning and the end of the loop.
 
 use mcc_codegen::{Codegen, KernelCode};
 use mcc_ir::kernel::{Epilogue, GemmForm, GemmTile, KernelConfig, NO_PROMOTION};

@@ -1,7 +1,7 @@
 //! Why the optimiser chose what it chose: rewrites in order with what each of them saves, what lost, and by how much.
 //!
 //! In: a module, a target, options; what else is asked ([`Question`]). Out: an [`Explanation`] as data, which prints as
-//! text ([`text`]), and draws itself ([`draw`]). Nothing is remembered from a build: the entry is optimised again, and the
+//! text (`text.rs`), and draws itself (`draw.rs`). Nothing is remembered from a build: the entry is optimised again, and the
 //! same module gives the same explanation.
 //!
 //! Layers whose graphs are equal before and after are one kind; one of them stands for all. What a rewrite of a layer

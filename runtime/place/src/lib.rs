@@ -8,7 +8,7 @@
 //! router kernels ─ counts ─► statistics.json ─ mcc place ─► placement.json ─► weights by rank, replica by token
 //! ```
 //!
-//! The algorithm is DeepSeek's EPLB (`docs/placement.md`); see [`eplb`] for its steps.
+//! The algorithm is DeepSeek's EPLB (`docs/placement.md`); `eplb.rs` has its steps.
 
 pub mod cli;
 mod eplb;

@@ -15,6 +15,7 @@
 use mcc_codegen::{Codegen, KernelCode};
 use mcc_ir::kernel::{Epilogue, GemmForm, GemmTile, KernelConfig, NO_PROMOTION};
 use mcc_ir::program::Kernel;
+use mcc_passes::heuristics::gemm::candidates::spans;
 use serde::Serialize;
 
 use super::sass::{Class, Listing, Loop};
@@ -178,7 +179,7 @@ struct Shape {
     /// K blocks of a tile, where they are fixed.
     k_blocks: Option<u32>,
     /// Scale blocks of the weights that a tile lies across at most.
-    spans: u32,
+    spans: u64,
 }
 
 impl Shape {
@@ -197,7 +198,7 @@ impl Shape {
                 k_blocks: k_blocks(c.form, c.k.div_ceil(128), c.tile),
                 spans: match (c.form, c.epilogue) {
                     (GemmForm::KGrouped { .. }, _) | (_, Epilogue::SwigluQuantize { .. }) => 1,
-                    _ => spans(c.n, c.tile.n),
+                    _ => spans(c.n.into(), c.tile.n.into()),
                 },
             }),
             KernelConfig::GemmBf16(c) => Some(Self {
@@ -240,7 +241,7 @@ impl Shape {
         let scales = if self.cut && self.promotions.is_some() {
             elements * 1.25
         } else {
-            f64::from(2 * (self.spans - 1)) * waves
+            2.0 * (self.spans - 1) as f64 * waves
         };
         let others = (BASELINE.others * stages + further) * waves + scales;
         if main.others >= others && !self.is_short() {
@@ -256,15 +257,6 @@ impl Shape {
 /// K blocks of a tile that one block of the cluster works on, where the form fixes them.
 fn k_blocks(form: GemmForm, all: u32, tile: GemmTile) -> Option<u32> {
     (!matches!(form, GemmForm::KGrouped { .. })).then(|| all.div_ceil(tile.split_k))
-}
-
-/// Blocks of 128 columns that tiles of `tile` columns of `n` lie across at most.
-fn spans(n: u32, tile: u32) -> u32 {
-    let tiles = 0..n.div_ceil(tile).min(128);
-    tiles
-        .map(|i| (i * tile % 128 + tile).div_ceil(128))
-        .max()
-        .unwrap_or(1)
 }
 
 /// The consumers' innermost loop, the one with the most other instructions where there are several.

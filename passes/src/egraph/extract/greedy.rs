@@ -17,7 +17,7 @@
 
 use std::collections::HashMap;
 
-use super::problem::{Alt, AltKind, Mark, Problem};
+use super::problem::{Alt, AltKind, Problem};
 use crate::egraph::cost::Cost;
 
 /// Rounds over all classes. Each keeps only moves that lower the cost; a handful suffices for real models.
@@ -394,30 +394,8 @@ impl<'a> State<'a> {
             Undo::Choice(class, _) if self.refs[*class] > 0 => Some(*class),
             _ => None,
         });
-        let mut marks = vec![Mark::New; self.problem.classes.len()];
-        let mut stack: Vec<usize> = changed.collect();
-        while let Some(class) = stack.last().copied() {
-            match marks[class] {
-                Mark::Done => {
-                    stack.pop();
-                }
-                // Everything below it is done.
-                Mark::Open => {
-                    marks[class] = Mark::Done;
-                    stack.pop();
-                }
-                Mark::New => {
-                    marks[class] = Mark::Open;
-                    for operand in self.chosen(class).map(Alt::operands).unwrap_or_default() {
-                        match marks[*operand] {
-                            Mark::New => stack.push(*operand),
-                            Mark::Open => return false,
-                            Mark::Done => {}
-                        }
-                    }
-                }
-            }
-        }
-        true
+        self.problem.walk(changed.collect(), |class| {
+            Some(self.chosen(class).map(Alt::operands).unwrap_or_default())
+        })
     }
 }

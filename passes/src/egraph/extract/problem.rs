@@ -334,39 +334,58 @@ impl Problem {
         }
     }
 
-    /// The cost of a choice, counted from the roots; `None` when it lacks a class that it needs or reads itself.
-    /// Choices of classes that the roots do not need do not matter.
-    pub(super) fn value(&self, choice: &[Option<usize>]) -> Option<Cost> {
-        let chosen = |class: usize| self.classes[class].alts.get(choice[class]?);
+    /// Goes down from these classes through what each is computed from, which `operands` says once for every class that
+    /// is reached. False when a class is computed from itself, or when `operands` gives up.
+    pub(super) fn walk<'p>(
+        &self,
+        mut stack: Vec<usize>,
+        mut operands: impl FnMut(usize) -> Option<&'p [usize]>,
+    ) -> bool {
         let mut marks = vec![Mark::New; self.classes.len()];
-        let mut used: Vec<u64> = vec![0; self.classes.len()];
-        let mut alive = Vec::new();
-        let mut stack = self.roots.clone();
         while let Some(class) = stack.last().copied() {
             match marks[class] {
                 Mark::Done => {
                     stack.pop();
                 }
+                // Everything below it is done.
                 Mark::Open => {
                     marks[class] = Mark::Done;
                     stack.pop();
                 }
                 Mark::New => {
                     marks[class] = Mark::Open;
-                    alive.push(class);
-                    let alt = chosen(class)?;
-                    if let AltKind::Projection { tuple, result } = alt.kind {
-                        used[tuple] |= 1 << result.min(63);
-                    }
-                    for operand in alt.operands() {
+                    let Some(below) = operands(class) else {
+                        return false;
+                    };
+                    for operand in below {
                         match marks[*operand] {
                             Mark::New => stack.push(*operand),
-                            Mark::Open => return None,
+                            Mark::Open => return false,
                             Mark::Done => {}
                         }
                     }
                 }
             }
+        }
+        true
+    }
+
+    /// The cost of a choice, counted from the roots; `None` when it lacks a class that it needs or reads itself.
+    /// Choices of classes that the roots do not need do not matter.
+    pub(super) fn value(&self, choice: &[Option<usize>]) -> Option<Cost> {
+        let chosen = |class: usize| self.classes[class].alts.get(choice[class]?);
+        let mut used: Vec<u64> = vec![0; self.classes.len()];
+        let mut alive = Vec::new();
+        let whole = self.walk(self.roots.clone(), |class| {
+            alive.push(class);
+            let alt = chosen(class)?;
+            if let AltKind::Projection { tuple, result } = alt.kind {
+                used[tuple] |= 1 << result.min(63);
+            }
+            Some(alt.operands())
+        });
+        if !whole {
+            return None;
         }
         let mut cost = Cost::default();
         for class in alive {
@@ -379,7 +398,7 @@ impl Problem {
 
 /// Where a walk over a choice stands with a class.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mark {
+enum Mark {
     New,
     /// Entered; its operands are still being walked.
     Open,

@@ -205,10 +205,15 @@ fn scale_blocks(problem: &GemmProblem, tile: GemmTile) -> u64 {
     if matches!(problem.epilogue, Epilogue::SwigluQuantize { .. }) {
         return 2;
     }
-    let n = u64::from(tile.n);
+    spans(problem.n, tile.n.into())
+}
+
+/// Blocks of B's scales that tiles of `tile` of the `n` columns lie across at most.
+#[must_use]
+pub fn spans(n: u64, tile: u64) -> u64 {
     // First columns of tiles repeat within the scale's rows after so many tiles at most.
-    (0..problem.n.div_ceil(n).min(SCALE_ROWS))
-        .map(|i| (i * n % SCALE_ROWS + n).div_ceil(SCALE_ROWS))
+    (0..n.div_ceil(tile).min(SCALE_ROWS))
+        .map(|i| (i * tile % SCALE_ROWS + tile).div_ceil(SCALE_ROWS))
         .max()
         .unwrap_or(1)
 }

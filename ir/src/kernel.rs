@@ -10,6 +10,7 @@ mod operands;
 use serde::{Deserialize, Serialize};
 
 pub use self::operands::{Extent, Layout, OperandSpec};
+use crate::exchange::{DirectCombine, DirectDispatch, ExpertGroup, TwoHopCombine, TwoHopDispatch};
 use crate::types::DType;
 
 /// A kernel to generate: family and all of its choices.
@@ -46,8 +47,75 @@ pub enum KernelConfig {
     Expand(Expand),
     /// Weighted sum of expert rows back to tokens.
     Combine(Combine),
+    /// Dispatch in one hop, first half: rows on their way to their experts' ranks.
+    DirectDispatchSend(DirectDispatch),
+    /// Second half: rows that have come, packed for each expert.
+    DirectDispatchReceive(DirectDispatch),
+    /// Combine in one hop, first half: experts' rows on their way back.
+    DirectCombineSend(DirectCombine),
+    /// Second half: weighted sums of what has come back.
+    DirectCombineReceive(DirectCombine),
+    /// Dispatch in two hops.
+    TwoHopDispatch(TwoHopDispatch),
+    /// Combine in two hops.
+    TwoHopCombine(TwoHopCombine),
     /// Greedy or nucleus sampling.
     Sample(Sample),
+}
+
+/// The range of the `Exchange` buffer that a kernel works in; launches with equal ranges share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ExchangeRange {
+    /// Of both halves of a direct dispatch.
+    DirectDispatch(DirectDispatch),
+    /// Of both halves of a direct combine.
+    DirectCombine(DirectCombine),
+    /// Of a two-hop dispatch.
+    TwoHopDispatch(TwoHopDispatch),
+    /// Of a two-hop combine.
+    TwoHopCombine(TwoHopCombine),
+}
+
+impl ExchangeRange {
+    /// Bytes, a multiple of 128.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::DirectDispatch(x) => x.layout().bytes,
+            Self::DirectCombine(x) => x.layout().bytes,
+            Self::TwoHopDispatch(x) => x.layout().bytes,
+            Self::TwoHopCombine(x) => x.layout().bytes,
+        }
+    }
+
+    /// Who takes part.
+    #[must_use]
+    pub const fn group(&self) -> &ExpertGroup {
+        match self {
+            Self::DirectDispatch(x) => &x.group,
+            Self::DirectCombine(x) => &x.group,
+            Self::TwoHopDispatch(x) => &x.group,
+            Self::TwoHopCombine(x) => &x.group,
+        }
+    }
+}
+
+impl KernelConfig {
+    /// Where it meets its peers on other ranks; `None` for kernels that stay on theirs.
+    #[must_use]
+    pub fn exchange(&self) -> Option<ExchangeRange> {
+        match self {
+            Self::DirectDispatchSend(x) | Self::DirectDispatchReceive(x) => {
+                Some(ExchangeRange::DirectDispatch(*x))
+            }
+            Self::DirectCombineSend(x) | Self::DirectCombineReceive(x) => {
+                Some(ExchangeRange::DirectCombine(*x))
+            }
+            Self::TwoHopDispatch(x) => Some(ExchangeRange::TwoHopDispatch(*x)),
+            Self::TwoHopCombine(x) => Some(ExchangeRange::TwoHopCombine(*x)),
+            _ => None,
+        }
+    }
 }
 
 /// Products of block-scaled operands, promoted every `promote` of K (`docs/model.md`, "Promoted accumulation").
@@ -418,6 +486,31 @@ const fn write(name: &'static str, dtype: DType, rank: usize) -> OperandDecl {
     }
 }
 
+/// What every kernel that meets other ranks takes: its range of the `Exchange` buffer, and the `World` buffer.
+const EXCHANGE: [OperandDecl; 2] = [
+    write("exchange", DType::I32, 1),
+    read("world", DType::I32, 1),
+];
+
+/// Rows that travel: codes and scales, or BF16.
+fn payload(quant: bool, written: bool, rank: usize) -> Vec<OperandDecl> {
+    let decl = |name, dtype| OperandDecl {
+        name,
+        dtype,
+        rank,
+        written,
+    };
+    match (quant, written) {
+        (true, false) => vec![decl("codes", DType::E4M3), decl("scales", DType::F32)],
+        (false, false) => vec![decl("x", DType::BF16)],
+        (true, true) => vec![
+            decl("rows_codes", DType::E4M3),
+            decl("rows_scales", DType::F32),
+        ],
+        (false, true) => vec![decl("rows", DType::BF16)],
+    }
+}
+
 impl KernelConfig {
     /// The operands of this kernel, in the order of its launch views.
     #[must_use]
@@ -559,6 +652,79 @@ impl KernelConfig {
                 read("weights", F32, 2),
                 write("out", BF16, 2),
             ],
+            // codes [T,W], scales [T,W/128] (or x [T,W]), experts [T,k], weights [T,k], offsets_all [E+1], slots [T,k],
+            // exchange, world
+            Self::DirectDispatchSend(c) => {
+                let mut v = payload(c.quant, false, 2);
+                v.extend([
+                    read("experts", I32, 2),
+                    read("weights", F32, 2),
+                    read("offsets_all", I32, 1),
+                    read("slots", I32, 2),
+                ]);
+                v.extend(EXCHANGE);
+                v
+            }
+            // exchange, world, codes [L,C,W], scales [L,C,W/128] (or x [L,C,W]), counts [L], row_weights [L,C], record
+            Self::DirectDispatchReceive(c) => {
+                let mut v = EXCHANGE.to_vec();
+                v.extend(payload(c.quant, true, 3));
+                v.extend([
+                    write("counts", I32, 1),
+                    write("row_weights", F32, 2),
+                    write("record", I32, 1),
+                ]);
+                v
+            }
+            // y [L,C,W], counts [L], record, offsets_all [E+1], exchange, world
+            Self::DirectCombineSend(_) => {
+                let mut v = vec![
+                    read("y", BF16, 3),
+                    read("counts", I32, 1),
+                    read("record", I32, 1),
+                    read("offsets_all", I32, 1),
+                ];
+                v.extend(EXCHANGE);
+                v
+            }
+            // experts [T,k], weights [T,k], exchange, world, out [T,W]
+            Self::DirectCombineReceive(_) => {
+                let mut v = vec![read("experts", I32, 2), read("weights", F32, 2)];
+                v.extend(EXCHANGE);
+                v.push(write("out", BF16, 2));
+                v
+            }
+            // codes [T,W], scales [T,W/128] (or x [T,W]), experts [T,k], weights [T,k], offsets_all [E+1], slots [T,k],
+            // exchange, world, codes [R,W], scales [R,W/128] (or x [R,W]), offsets [L+1], row_weights [R], record
+            Self::TwoHopDispatch(c) => {
+                let mut v = payload(c.quant, false, 2);
+                v.extend([
+                    read("experts", I32, 2),
+                    read("weights", F32, 2),
+                    read("offsets_all", I32, 1),
+                    read("slots", I32, 2),
+                ]);
+                v.extend(EXCHANGE);
+                v.extend(payload(c.quant, true, 2));
+                v.extend([
+                    write("offsets", I32, 1),
+                    write("row_weights", F32, 1),
+                    write("record", I32, 1),
+                ]);
+                v
+            }
+            // y [R,W], row_weights [R], experts [T,k], record, exchange, world, out [T,W]
+            Self::TwoHopCombine(_) => {
+                let mut v = vec![
+                    read("y", BF16, 2),
+                    read("row_weights", F32, 1),
+                    read("experts", I32, 2),
+                    read("record", I32, 1),
+                ];
+                v.extend(EXCHANGE);
+                v.push(write("out", BF16, 2));
+                v
+            }
             // logits [R,V], temperature [R], top_p [R], uniform [R], out [R]
             Self::Sample(_) => vec![
                 read("logits", F32, 2),

@@ -8,6 +8,7 @@
 pub mod attr;
 pub mod docs;
 pub mod eval;
+pub mod exchange;
 mod expand;
 pub mod graph;
 pub mod infer;

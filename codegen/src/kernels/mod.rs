@@ -137,6 +137,16 @@ pub fn family(kernel: &Kernel) -> Result<Family<'_>, CodegenError> {
         KernelConfig::Combine(c) => moe::combine(&kernel.name, c),
         KernelConfig::Route(c) => route::family(&kernel.name, c),
         KernelConfig::Sample(c) => sample::family(&kernel.name, c),
+        KernelConfig::DirectDispatchSend(_)
+        | KernelConfig::DirectDispatchReceive(_)
+        | KernelConfig::DirectCombineSend(_)
+        | KernelConfig::DirectCombineReceive(_)
+        | KernelConfig::TwoHopDispatch(_)
+        | KernelConfig::TwoHopCombine(_) => Err(unsupported(
+            &kernel.name,
+            "a kernel over several ranks",
+            "kernels of one rank",
+        )),
         KernelConfig::AttentionPrefill(c) => {
             attention::family(&kernel.name, c, attention::Rows::Queries)
         }

@@ -27,6 +27,12 @@ impl KernelConfig {
             Self::MoePlan(_) => "moe_plan",
             Self::Expand(_) => "expand",
             Self::Combine(_) => "combine",
+            Self::DirectDispatchSend(_) => "direct_dispatch_send",
+            Self::DirectDispatchReceive(_) => "direct_dispatch_receive",
+            Self::DirectCombineSend(_) => "direct_combine_send",
+            Self::DirectCombineReceive(_) => "direct_combine_receive",
+            Self::TwoHopDispatch(_) => "two_hop_dispatch",
+            Self::TwoHopCombine(_) => "two_hop_combine",
             Self::Sample(_) => "sample",
         }
     }
@@ -98,9 +104,45 @@ impl KernelConfig {
                 )
             }
             Self::Combine(c) => format!("{family}_w{}_k{}", c.width, c.top_k),
+            Self::DirectDispatchSend(c) | Self::DirectDispatchReceive(c) => {
+                let quant = flag(c.quant, "_quant");
+                format!(
+                    "{family}_w{}{quant}_{}_b{}",
+                    c.width,
+                    c.group.name(),
+                    c.blocks
+                )
+            }
+            Self::DirectCombineSend(c) | Self::DirectCombineReceive(c) => {
+                let weighted = flag(c.weighted, "_weighted");
+                format!(
+                    "{family}_w{}{weighted}_{}_b{}",
+                    c.width,
+                    c.group.name(),
+                    c.blocks
+                )
+            }
+            Self::TwoHopDispatch(c) => {
+                let (quant, group) = (flag(c.quant, "_quant"), c.group.name());
+                format!(
+                    "{family}_w{}{quant}_{group}_r{}_c{}",
+                    c.width, c.capacity, c.channels
+                )
+            }
+            Self::TwoHopCombine(c) => {
+                let (weighted, group) = (flag(c.weighted, "_weighted"), c.group.name());
+                format!(
+                    "{family}_w{}{weighted}_{group}_r{}_c{}",
+                    c.width, c.capacity, c.channels
+                )
+            }
             Self::Sample(c) => format!("{family}_v{}", c.vocab),
         }
     }
+}
+
+fn flag(on: bool, word: &str) -> &str {
+    if on { word } else { "" }
 }
 
 fn form(form: GemmForm) -> String {

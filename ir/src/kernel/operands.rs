@@ -7,6 +7,7 @@
 use std::fmt;
 
 use super::{Epilogue, GemmForm, KernelConfig, OperandDecl};
+use crate::exchange::{ExpertGroup, TwoHopRecord, direct_record_words};
 
 /// One axis of an operand's view.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +242,69 @@ impl KernelConfig {
                     (Rows, vec![t, w]),
                 ]
             }
+            Self::DirectDispatchSend(d) => {
+                let mut v = payload(d.quant, &[t], d.width);
+                v.extend(routing(&d.group));
+                v.extend(self.meeting());
+                v
+            }
+            Self::DirectDispatchReceive(d) => {
+                let (local, rows) = (fixed(d.group.local()), fixed(d.rows()));
+                let mut v = self.meeting();
+                v.extend(payload(d.quant, &[local, rows], d.width));
+                v.extend([
+                    (Dense, vec![local]),
+                    (Dense, vec![local, rows]),
+                    (Dense, vec![Extent::Fixed(direct_record_words(&d.group))]),
+                ]);
+                v
+            }
+            Self::DirectCombineSend(x) => {
+                let g = &x.group;
+                let (local, rows) = (fixed(g.local()), fixed(g.ranks() * g.tokens));
+                let mut v = vec![
+                    (Rows, vec![local, rows, fixed(x.width)]),
+                    (Dense, vec![local]),
+                    (Dense, vec![Extent::Fixed(direct_record_words(g))]),
+                    (Dense, vec![Extent::Fixed(u64::from(g.experts) + 1)]),
+                ];
+                v.extend(self.meeting());
+                v
+            }
+            Self::DirectCombineReceive(x) => {
+                let pairs = vec![t, fixed(x.group.top_k)];
+                let mut v = vec![(Dense, pairs.clone()), (Dense, pairs)];
+                v.extend(self.meeting());
+                v.push((Rows, vec![t, fixed(x.width)]));
+                v
+            }
+            Self::TwoHopDispatch(d) => {
+                let record = TwoHopRecord::new(&d.group, d.channels);
+                let rows = fixed(d.capacity);
+                let mut v = payload(d.quant, &[t], d.width);
+                v.extend(routing(&d.group));
+                v.extend(self.meeting());
+                v.extend(payload(d.quant, &[rows], d.width));
+                v.extend([
+                    (Dense, vec![Extent::Fixed(u64::from(d.group.local()) + 1)]),
+                    (Dense, vec![rows]),
+                    (Dense, vec![Extent::Fixed(record.words)]),
+                ]);
+                v
+            }
+            Self::TwoHopCombine(x) => {
+                let record = TwoHopRecord::new(&x.group, x.channels);
+                let rows = fixed(x.capacity);
+                let mut v = vec![
+                    (Rows, vec![rows, fixed(x.width)]),
+                    (Dense, vec![rows]),
+                    (Dense, vec![t, fixed(x.group.top_k)]),
+                    (Dense, vec![Extent::Fixed(record.words)]),
+                ];
+                v.extend(self.meeting());
+                v.push((Rows, vec![t, fixed(x.width)]));
+                v
+            }
             Self::Sample(s) => vec![
                 (Rows, vec![r, fixed(s.vocab)]),
                 (Dense, vec![r]),
@@ -250,6 +314,36 @@ impl KernelConfig {
             ],
         }
     }
+}
+
+impl KernelConfig {
+    /// The range of the `Exchange` buffer and the `World` buffer, of kernels that have them.
+    fn meeting(&self) -> Vec<(Layout, Vec<Extent>)> {
+        let words = |words: u64| (Layout::Dense, vec![Extent::Fixed(words)]);
+        self.exchange().map_or_else(Vec::new, |range| {
+            vec![words(range.bytes() / 4), words(range.group().world_words())]
+        })
+    }
+}
+
+/// Rows that travel, `rows` of them.
+fn payload(quant: bool, rows: &[Extent], width: u32) -> Vec<(Layout, Vec<Extent>)> {
+    let with = |last: Extent| rows.iter().copied().chain([last]).collect::<Vec<_>>();
+    let mut v = vec![(Layout::Rows, with(fixed(width)))];
+    if quant {
+        v.push((Layout::Scales, with(blocks(width))));
+    }
+    v
+}
+
+/// `experts`, `weights`, `offsets_all`, `slots` of this rank's tokens.
+fn routing(group: &ExpertGroup) -> [(Layout, Vec<Extent>); 4] {
+    let pairs = (Layout::Dense, vec![Extent::Free("T"), fixed(group.top_k)]);
+    let bounds = (
+        Layout::Dense,
+        vec![Extent::Fixed(u64::from(group.experts) + 1)],
+    );
+    [pairs.clone(), pairs.clone(), bounds, pairs]
 }
 
 /// Operands of a GEMM: A and B, and what comes behind them up to D.

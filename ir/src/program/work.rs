@@ -116,6 +116,8 @@ fn touched(config: &KernelConfig, operand: &str, axis: usize) -> Option<Expr> {
         (KernelConfig::MlaCacheWrite(_), "table") => {
             Some(Expr::Min(vec![extent(3, 0), extent(0, 0)]))
         }
+        // Rings and inboxes: what passes through them is counted where it comes from and where it goes.
+        (c, "exchange") if c.exchange().is_some() => Some(Expr::Const(0)),
         // The new tokens' rows.
         (KernelConfig::MlaCacheWrite(_), "cache") => Some(extent(0, 0)),
         _ => None,

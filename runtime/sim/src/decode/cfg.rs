@@ -17,7 +17,10 @@ fn successors(code: &[Inst], at: usize) -> Vec<usize> {
     let mut next = match &inst.op {
         Op::Bra { target, .. } => vec![*target as usize],
         Op::BrxIdx { targets, .. } => targets.iter().map(|&t| t as usize).collect(),
-        Op::Exit | Op::Trap => vec![],
+        Op::Exit => vec![],
+        // Nothing comes after a trap, so that it parts no lanes: whoever branches around it meets the others again where
+        // they would without it.
+        Op::Trap if at + 1 == code.len() => vec![],
         _ => return vec![at + 1],
     };
     if !always {
@@ -198,6 +201,21 @@ mod tests {
         assert_eq!(join(&code, 0), 4);
         assert_eq!(join(&code, 4), 5);
         assert_eq!(join(&code, 5), NO_JOIN);
+    }
+
+    #[test]
+    fn a_trap_on_the_way_parts_nobody() {
+        // 0: if p goto 4; 1: if p goto 3; 2: trap; 3: if p goto 1; 4: exit
+        let mut code = vec![
+            bra(4, true),
+            bra(3, true),
+            plain(Op::Trap),
+            bra(1, true),
+            plain(Op::Exit),
+        ];
+        set_joins(&mut code);
+        assert_eq!(join(&code, 0), 4);
+        assert_eq!(join(&code, 1), 3);
     }
 
     #[test]

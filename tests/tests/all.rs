@@ -5,6 +5,7 @@
 //! | [`conformance`] | every kernel family's PTX, run on the simulator, means what the reference evaluator means |
 //! | [`ptx`] | the kernels of the tiny and of the published model: snapshots, and what ptxas says of them |
 //! | [`random`] | random models through the whole compiler mean on the simulator what they mean in the evaluator |
+//! | [`ranks`] | kernels over several ranks: rows reach their experts and sums their tokens |
 //! | [`waits`] | a kernel that would wait for ever says where, and fails |
 //! | [`mutation`] | the tiny model's kernels are clean under the simulator's checkers, and bugs planted into them are found |
 //! | [`round_trip`] | every text form reads back as what was printed |
@@ -28,6 +29,7 @@ mod harness;
 mod mutation;
 mod ptx;
 mod random;
+mod ranks;
 mod round_trip;
 mod sources;
 mod waits;

@@ -48,7 +48,7 @@ impl Plane {
         }
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         match self {
             Self::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
             Self::Bf16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
@@ -57,7 +57,7 @@ impl Plane {
         }
     }
 
-    fn of(dtype: DType, bytes: &[u8]) -> Self {
+    pub fn of(dtype: DType, bytes: &[u8]) -> Self {
         let words = || bytes.as_chunks::<4>().0.iter();
         match dtype {
             DType::F32 => Self::F32(words().map(|b| f32::from_le_bytes(*b)).collect()),

@@ -63,6 +63,11 @@ impl<'k, S: Space> Ptr<'k, S> {
         }
     }
 
+    /// The kernel that it belongs to.
+    pub(super) fn kernel(self) -> &'k Kernel {
+        self.k
+    }
+
     fn gep(self, offset: Value<'static, 'static>) -> Self {
         let k = self.k;
         let raw = k.op1(

@@ -14,6 +14,7 @@
 //! | `bulk.rs` | tensor copies: loads, multicast, stores |
 //! | `cluster.rs` | the other blocks of a cluster |
 //! | `fragment.rs` | `stmatrix`, barriers of some of a block's threads |
+//! | `system.rs` | memory that other GPUs see, waits for other ranks, NVSHMEM's puts |
 //! | `wgmma.rs` | warpgroup matrix products and their operand descriptors |
 //! | `pipeline.rs` | shared-memory map, barriers, the ring of TMA stages |
 //! | `wait.rs` | waits for barriers, with a time limit |
@@ -25,6 +26,7 @@ pub mod cluster;
 pub mod fragment;
 pub mod mem;
 pub mod pipeline;
+pub mod system;
 mod val;
 pub mod wait;
 pub mod warp;
@@ -79,6 +81,8 @@ pub struct Kernel {
     name: String,
     /// Whether something refers to the status global.
     uses_status: Cell<bool>,
+    /// Which of [`system::NVSHMEM`] are called.
+    uses_nvshmem: Cell<[bool; system::NVSHMEM.len()]>,
 }
 
 /// Builds a module of one kernel: `body` is called once, at the function's entry.
@@ -141,12 +145,18 @@ pub fn build<'c>(
                 args,
                 name: signature.name.to_owned(),
                 uses_status: Cell::new(false),
+                uses_nvshmem: Cell::default(),
             }
         };
         body(&kernel);
         kernel.op("llvm.return", &[], &[], &[]);
         if !kernel.uses_status.get() {
-            remove_global(&module, STATUS_SYMBOL);
+            remove_symbol(&module, STATUS_SYMBOL);
+        }
+        for ((name, _), used) in system::NVSHMEM.iter().zip(kernel.uses_nvshmem.get()) {
+            if !used {
+                remove_symbol(&module, name);
+            }
         }
     }
     let mut diagnostics = String::new();
@@ -178,8 +188,14 @@ fn skeleton(s: &Signature<'_>) -> String {
             Param::Extent { .. } | Param::Stride { .. } => format!("%a{i}: i32"),
         })
         .collect();
+    let declared: String = system::NVSHMEM
+        .iter()
+        .map(|(name, operands)| {
+            format!("  llvm.func @{name}{operands} attributes {{convergent}}\n")
+        })
+        .collect();
     format!(
-        "module {{\n  llvm.mlir.global external @{STATUS_SYMBOL}(0 : i64) {{addr_space = 1 : i32, alignment = 8 : i64}} : i64\n  \
+        "module {{\n{declared}  llvm.mlir.global external @{STATUS_SYMBOL}(0 : i64) {{addr_space = 1 : i32, alignment = 8 : i64}} : i64\n  \
          llvm.mlir.global external @{SMEM}() {{addr_space = 3 : i32, alignment = 1024 : i64}} : !llvm.array<0 x i8>\n  \
          llvm.func @{name}({args}) attributes {{nvvm.kernel, nvvm.maxntid = array<i32: {threads}, 1, 1>, nvvm.minctasm = 1 : i32}} {{\n    llvm.return\n  }}\n}}\n",
         name = s.name,
@@ -191,7 +207,10 @@ fn skeleton(s: &Signature<'_>) -> String {
 fn find_function<'c, 'a>(module: &'a Module<'c>) -> Option<OperationRef<'c, 'a>> {
     let mut op = module.body().first_operation();
     while let Some(o) = op {
-        if o.name().as_string_ref().as_str() == Ok("llvm.func") {
+        // Declarations of what the kernel may call come first; they have no block.
+        let is_body =
+            |o: &OperationRef<'_, '_>| o.region(0).is_ok_and(|r| r.first_block().is_some());
+        if o.name().as_string_ref().as_str() == Ok("llvm.func") && is_body(&o) {
             return Some(o);
         }
         op = o.next_in_block();
@@ -199,8 +218,8 @@ fn find_function<'c, 'a>(module: &'a Module<'c>) -> Option<OperationRef<'c, 'a>>
     None
 }
 
-/// Removes a global variable that nothing refers to.
-fn remove_global(module: &Module<'_>, symbol: &str) {
+/// Removes a global variable or a declaration that nothing refers to.
+fn remove_symbol(module: &Module<'_>, symbol: &str) {
     let body = module.body();
     let mut op = body.first_operation_mut();
     while let Some(mut o) = op {

@@ -10,6 +10,8 @@
 //! ```text
 //! word 0    0x4D43 << 48 | site << 32 | linear index of the block
 //! word 1    nanoseconds waited << 16 | linear index of the thread in its block
+//!
+//! Sites of [`super::system::PeerSite`] have the rank that was waited for in the upper half of the block's 32 bits.
 //! ```
 
 use super::asm::{Arrivals, Barrier};
@@ -23,7 +25,7 @@ pub const WAIT_LIMIT_NS: i64 = 10_000_000_000;
 pub const STATUS_SYMBOL: &str = "mcc_status";
 
 /// Marks word 0 of a status: "MC".
-const STATUS_MARK: u32 = 0x4D43;
+pub(super) const STATUS_MARK: u32 = 0x4D43;
 
 /// What a thread waits for, as the status names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

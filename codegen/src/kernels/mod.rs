@@ -7,6 +7,7 @@
 //! | `rms_norm.rs` | `rms_norm` | `rms_norm`, `add_rms_norm` and their quantising forms |
 //! | `elementwise.rs` | `quantize`, `swiglu`, `add`, `gather` | the same, `swiglu_quantize` |
 //! | `rope.rs` | `rope`, `mla_cache_write` | the same |
+//! | `ep/` | dispatch and combine over several ranks | `dispatch_direct`, `combine_direct`, `dispatch_two_hop`, `combine_two_hop` |
 //! | `moe.rs` | `moe_plan`, `expand`, `combine` | `dispatch`, `combine` |
 //! | `route.rs`, `sample.rs` | `route`, `sample` | the same |
 //! | `row.rs`, `params.rs` | – | rows in chunks, quantisation of a row, numbering of parameters |
@@ -15,6 +16,7 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod ep;
 pub mod gemm;
 pub mod moe;
 mod params;
@@ -137,12 +139,11 @@ pub fn family(kernel: &Kernel) -> Result<Family<'_>, CodegenError> {
         KernelConfig::Combine(c) => moe::combine(&kernel.name, c),
         KernelConfig::Route(c) => route::family(&kernel.name, c),
         KernelConfig::Sample(c) => sample::family(&kernel.name, c),
-        KernelConfig::DirectDispatchSend(_)
-        | KernelConfig::DirectDispatchReceive(_)
-        | KernelConfig::DirectCombineSend(_)
-        | KernelConfig::DirectCombineReceive(_)
-        | KernelConfig::TwoHopDispatch(_)
-        | KernelConfig::TwoHopCombine(_) => Err(unsupported(
+        KernelConfig::DirectDispatchSend(c) => ep::direct::dispatch_send(&kernel.name, c),
+        KernelConfig::DirectDispatchReceive(c) => ep::direct::dispatch_receive(&kernel.name, c),
+        KernelConfig::DirectCombineSend(c) => ep::direct::combine_send(&kernel.name, c),
+        KernelConfig::DirectCombineReceive(c) => ep::direct::combine_receive(&kernel.name, c),
+        KernelConfig::TwoHopDispatch(_) | KernelConfig::TwoHopCombine(_) => Err(unsupported(
             &kernel.name,
             "a kernel over several ranks",
             "kernels of one rank",

@@ -1,0 +1,262 @@
+//! Ranks with memory, and launches of one kernel on all of them.
+
+use std::collections::BTreeMap;
+
+use mcc_ir::exchange::ExpertGroup;
+use mcc_ir::kernel::{Extent, KernelConfig, Layout};
+use mcc_ir::program::{Expr, Param};
+use mcc_sim::{Completion, Gpu, GpuConfig, Launch, LaunchConfig, Module, launch_together};
+
+use crate::harness::{Plane, compile};
+
+/// An operand in a rank's memory.
+#[derive(Clone, Debug)]
+pub struct Value {
+    pub address: u64,
+    pub shape: Vec<u64>,
+    pub strides: Vec<u64>,
+    /// Bytes of an element.
+    pub element: u64,
+}
+
+/// Ranks of one group.
+pub struct Bench {
+    pub group: ExpertGroup,
+    gpus: Vec<Gpu>,
+    modules: BTreeMap<String, Vec<Module>>,
+    /// By range: its address on each rank, then of the `World` buffers that go with it.
+    meetings: BTreeMap<String, (Vec<Value>, Vec<Value>)>,
+}
+
+impl Bench {
+    pub fn new(group: ExpertGroup, completion: Completion, check: bool) -> Self {
+        let config = GpuConfig {
+            sms: 132,
+            global_bytes: 4 << 30,
+            completion,
+            check,
+            instruction_limit: Some(200_000_000),
+            ..GpuConfig::default()
+        };
+        let first = Gpu::new(config.clone());
+        let rest: Vec<Gpu> = (1..group.ranks())
+            .map(|_| first.peer(config.clone()))
+            .collect();
+        let gpus = std::iter::once(first).chain(rest).collect();
+        Self {
+            group,
+            gpus,
+            modules: BTreeMap::new(),
+            meetings: BTreeMap::new(),
+        }
+    }
+
+    pub fn ranks(&self) -> usize {
+        self.gpus.len()
+    }
+
+    /// Memory for an operand of a kernel; `tokens` is the extent `T`.
+    pub fn alloc(&self, rank: usize, config: &KernelConfig, name: &str, tokens: usize) -> Value {
+        let spec = config
+            .operand_specs()
+            .into_iter()
+            .find(|s| s.decl.name == name)
+            .unwrap_or_else(|| panic!("{}: no operand {name}", config.name()));
+        let shape: Vec<u64> = spec
+            .extents
+            .iter()
+            .map(|e| match *e {
+                Extent::Fixed(n) => n,
+                Extent::Free("T") => tokens as u64,
+                Extent::Times(k, "T") => k * tokens as u64,
+                Extent::Free(other) | Extent::Times(_, other) => panic!("{name}: extent {other}"),
+            })
+            .collect();
+        let element = spec.decl.dtype.bytes();
+        let mut strides = vec![1; shape.len()];
+        if spec.layout == Layout::Scales {
+            let [.., rows, groups] = shape[..] else {
+                panic!("{name}: scales of one axis")
+            };
+            let n = shape.len();
+            strides[n - 1] = rows.next_multiple_of(4) + 4;
+            if n == 3 {
+                strides[0] = strides[2] * groups;
+            }
+        } else {
+            for axis in (1..shape.len()).rev() {
+                let unit = if spec.layout == Layout::Rows {
+                    16 / element
+                } else {
+                    1
+                };
+                strides[axis - 1] = (strides[axis] * shape[axis]).next_multiple_of(unit);
+            }
+        }
+        let span: u64 = shape
+            .iter()
+            .zip(&strides)
+            .map(|(n, s)| n.saturating_sub(1) * s)
+            .sum();
+        let address = self.gpus[rank]
+            .alloc(((span + 1) * element).max(16), 256)
+            .expect("memory");
+        Value {
+            address,
+            shape,
+            strides,
+            element,
+        }
+    }
+
+    /// An operand with contents, row-major.
+    pub fn put(
+        &self,
+        rank: usize,
+        config: &KernelConfig,
+        name: &str,
+        t: usize,
+        p: &Plane,
+    ) -> Value {
+        let value = self.alloc(rank, config, name, t);
+        let bytes = p.bytes();
+        let size = value.element as usize;
+        for (at, chunk) in places(&value).zip(bytes.chunks_exact(size)) {
+            self.gpus[rank]
+                .write(value.address + at, chunk)
+                .expect("allocated");
+        }
+        value
+    }
+
+    /// Contents of an operand, row-major.
+    pub fn get(&self, rank: usize, config: &KernelConfig, name: &str, value: &Value) -> Plane {
+        let specs = config.operand_specs();
+        let spec = specs.iter().find(|s| s.decl.name == name).expect("operand");
+        let size = value.element as usize;
+        let mut bytes = Vec::new();
+        for at in places(value) {
+            let mut element = vec![0; size];
+            self.gpus[rank]
+                .read(value.address + at, &mut element)
+                .expect("allocated");
+            bytes.extend(element);
+        }
+        Plane::of(spec.decl.dtype, &bytes)
+    }
+
+    /// The range of the `Exchange` buffer and the `World` buffer of a kernel, on each rank: made once, used by all
+    /// launches that share it.
+    fn meeting(&mut self, config: &KernelConfig) -> Option<(Vec<Value>, Vec<Value>)> {
+        let range = config.exchange()?;
+        let key = format!("{range:?}");
+        if let Some(found) = self.meetings.get(&key) {
+            return Some(found.clone());
+        }
+        let exchanges: Vec<Value> = (0..self.ranks())
+            .map(|rank| self.alloc(rank, config, "exchange", 0))
+            .collect();
+        let worlds = (0..self.ranks())
+            .map(|rank| {
+                let mut words = vec![rank as i32, self.ranks() as i32, 0, 0];
+                for (peer, exchange) in exchanges.iter().enumerate() {
+                    let gpus = self.group.gpus as usize;
+                    let near = peer / gpus == rank / gpus;
+                    let address = if near { exchange.address } else { 0 };
+                    words.extend([address as u32 as i32, (address >> 32) as i32]);
+                }
+                self.put(rank, config, "world", 0, &Plane::I32(words))
+            })
+            .collect();
+        for (rank, value) in exchanges.iter().enumerate() {
+            let bytes = value.shape[0] * 4;
+            self.gpus[rank]
+                .fill(value.address, 0, bytes)
+                .expect("allocated");
+        }
+        self.meetings.insert(key.clone(), (exchanges, worlds));
+        self.meetings.get(&key).cloned()
+    }
+
+    /// Runs a kernel on all ranks; `operands` by name.
+    pub fn run(
+        &mut self,
+        config: &KernelConfig,
+        operands: &[BTreeMap<&'static str, Value>],
+    ) -> Result<(), String> {
+        let code = compile(config);
+        if !self.modules.contains_key(&code.name) {
+            let loaded = self.gpus.iter().map(|g| g.load_module(&code.ptx));
+            let loaded: Result<Vec<_>, _> = loaded.collect();
+            let modules = loaded.map_err(|e| format!("{}: {e}", code.name))?;
+            self.modules.insert(code.name.clone(), modules);
+        }
+        let meeting = self.meeting(config);
+        let modules = &self.modules[&code.name];
+        let specs = config.operand_specs();
+        let mut params = Vec::new();
+        for rank in 0..self.ranks() {
+            let values: Vec<Value> = specs
+                .iter()
+                .map(|spec| match (spec.decl.name, &meeting) {
+                    ("exchange", Some((exchanges, _))) => exchanges[rank].clone(),
+                    ("world", Some((_, worlds))) => worlds[rank].clone(),
+                    (name, _) => operands[rank]
+                        .get(name)
+                        .unwrap_or_else(|| panic!("{}: no {name}", code.name))
+                        .clone(),
+                })
+                .collect();
+            let layout = modules[rank].param_layout(&code.name).expect("loaded");
+            let mut bytes = vec![0; layout.last().map_or(0, |(at, size)| at + size)];
+            for (param, (at, size)) in code.launch.params.iter().zip(&layout) {
+                let word = match param {
+                    Param::Pointer { operand } => values[*operand].address,
+                    Param::Extent { operand, axis } => values[*operand].shape[*axis],
+                    Param::Stride { operand, axis } => values[*operand].strides[*axis],
+                    Param::TensorMap { .. } => panic!("{}: a tensor map", code.name),
+                };
+                bytes[*at..at + size].copy_from_slice(&word.to_le_bytes()[..*size]);
+            }
+            params.push(bytes);
+        }
+        let grid = code.launch.grid.clone().map(|e| match e {
+            Expr::Const(n) => n as u32,
+            other => panic!("{}: grid {other:?}", code.name),
+        });
+        let launches: Vec<Launch<'_>> = self
+            .gpus
+            .iter()
+            .zip(modules)
+            .zip(&params)
+            .map(|((gpu, module), params)| Launch {
+                gpu,
+                module,
+                kernel: &code.name,
+                config: LaunchConfig {
+                    grid,
+                    block: [code.launch.block, 1, 1],
+                    cluster: code.launch.cluster,
+                    dynamic_smem: code.launch.smem_bytes,
+                    programmatic: code.launch.programmatic,
+                },
+                params,
+            })
+            .collect();
+        launch_together(&launches).map_err(|e| e.to_string())?;
+        Ok(())
+    }
+}
+
+/// Byte offsets of a value's elements in row-major order.
+fn places(value: &Value) -> impl Iterator<Item = u64> + use<> {
+    let mut at = vec![0];
+    for (extent, stride) in value.shape.iter().zip(&value.strides) {
+        at = at
+            .iter()
+            .flat_map(|at| (0..*extent).map(move |i| at + i * stride))
+            .collect();
+    }
+    let element = value.element;
+    at.into_iter().map(move |at| at * element)
+}

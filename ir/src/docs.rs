@@ -9,7 +9,7 @@ use crate::op::{OPS, OpRow, ValueDecl};
 pub fn ops_markdown() -> String {
     let mut page = String::from(
         "# Ops\n\n\
-         Made from the op table in [ir/src/op.rs](../ir/src/op.rs); a test holds the two together, and \
+         Made from the op table in [ir/src/op/table.rs](../ir/src/op/table.rs); a test holds the two together, and \
          `MCC_BLESS=1 cargo test -p mcc-ir` writes this page anew.\n\n\
          Letters stand for extents: constants, or multiples of named dims such as `T` and `4*T`. `..` stands for any \
          axes. `e4m3[M, K]/f32[1x128]` is one value: FP8 codes with one f32 scale for each block. In the text form an \

@@ -32,6 +32,7 @@ impl Op {
         let out = DType::BF16;
         let product = |promote| Self::Matmul { out, promote };
         let grouped_product = |promote| Self::GroupedMatmul { out, promote };
+        let masked_product = |promote| Self::MaskedMatmul { out, promote };
         let results = match (self, operands) {
             (Self::RmsNormQuantize { eps }, &[x, w]) => {
                 let y = add(Self::RmsNorm { eps: *eps }, &[x, w])?;
@@ -83,6 +84,17 @@ impl Op {
             }
             (Self::GroupedMatmulSwigluScaleQuantize { promote }, &[x, w, offsets, s]) => {
                 let y = add(grouped_product(*promote), &[x, w, offsets])?;
+                let y = add(Self::Swiglu, &[y])?;
+                let y = add(Self::ScaleRows, &[y, s])?;
+                vec![add(Self::Quantize, &[y])?]
+            }
+            (Self::MaskedMatmulSwigluQuantize { promote }, &[x, w, counts]) => {
+                let y = add(masked_product(*promote), &[x, w, counts])?;
+                let y = add(Self::Swiglu, &[y])?;
+                vec![add(Self::Quantize, &[y])?]
+            }
+            (Self::MaskedMatmulSwigluScaleQuantize { promote }, &[x, w, counts, s]) => {
+                let y = add(masked_product(*promote), &[x, w, counts])?;
                 let y = add(Self::Swiglu, &[y])?;
                 let y = add(Self::ScaleRows, &[y, s])?;
                 vec![add(Self::Quantize, &[y])?]

@@ -162,14 +162,23 @@ impl Graph {
     /// When the name is taken by another input, or the type is malformed.
     pub fn input(&mut self, name: impl Into<Name>, ty: Type) -> Result<ValueId, ModuleError> {
         let name = name.into();
+        match ty.check() {
+            Ok(()) => self.value_at_run_time(name, ty),
+            Err(why) => Err(ModuleError::BadType { name, ty, why }),
+        }
+    }
+
+    /// An input for one value, whose axes may be empty.
+    pub(crate) fn value_at_run_time(
+        &mut self,
+        name: Name,
+        ty: Type,
+    ) -> Result<ValueId, ModuleError> {
         if self.leaves.contains_key(&(LeafKind::Input, name.clone())) {
             return Err(ModuleError::Duplicate {
                 kind: "input",
                 name,
             });
-        }
-        if let Err(why) = ty.check() {
-            return Err(ModuleError::BadType { name, ty, why });
         }
         let value = self.leaf(LeafKind::Input, &name, &ty);
         self.inputs.push(value);

@@ -4,9 +4,11 @@
 //! names the operand or attribute at fault. Dims are compared as written: `T` is not `C`, `4*T` is not `2*T`,
 //! because their run-time values are open.
 
+mod exchange;
 mod product;
 mod signature;
 
+pub(crate) use exchange::*;
 pub(crate) use product::*;
 pub use signature::Signature;
 pub(crate) use signature::names;
@@ -285,7 +287,7 @@ fn elements(shape: &[Dim]) -> Option<(u64, Vec<&str>)> {
 pub(crate) fn reshape(s: &Signature<'_>, shape: &[Dim]) -> Inferred {
     let x = s.ty(0);
     let to = x.with_shape(shape.to_vec());
-    to.check()
+    to.check_at_run_time()
         .map_err(|why| s.attr("shape", format!("a well-formed type ({why})"), &to))?;
     let (before, after) = (elements(&x.shape), elements(shape));
     if before.is_none() || before != after {

@@ -407,6 +407,17 @@ impl Type {
     /// # Errors
     /// A sentence fragment that says what a type must be.
     pub fn check(&self) -> Result<(), String> {
+        if self.shape.contains(&Dim::Const(0)) {
+            return Err("an axis needs at least one element".into());
+        }
+        self.check_at_run_time()
+    }
+
+    /// As [`Type::check`] of a value at run time, whose axes may be empty: a named dim may be 0 then.
+    ///
+    /// # Errors
+    /// As [`Type::check`].
+    pub fn check_at_run_time(&self) -> Result<(), String> {
         match (self.dtype, self.scale) {
             (DType::E4M3, None) => {
                 return Err("an e4m3 type needs block scales, e.g. `/f32[1x128]`".into());
@@ -433,7 +444,7 @@ impl Type {
         let mut product: u64 = self.dtype.bytes();
         for dim in &self.shape {
             match dim {
-                Dim::Const(0) => return Err("an axis needs at least one element".into()),
+                Dim::Const(0) => {}
                 Dim::Sym { factor: 0, name } => return Err(format!("0*{name} is no extent")),
                 Dim::Const(n) | Dim::Sym { factor: n, .. } => {
                     product = product

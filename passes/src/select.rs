@@ -21,7 +21,7 @@ mod wording;
 
 use std::collections::BTreeMap;
 
-use mcc_ir::kernel::Epilogue;
+use mcc_ir::kernel::{Epilogue, GemmForm};
 use mcc_ir::program::{BufferId, Entry, Kernel, ProgramParam, Step};
 use mcc_ir::{Graph, Module, NodeId, Op, ValueId};
 
@@ -225,22 +225,28 @@ impl<'a> Lowering<'a> {
             Op::Rope { start } => self.rope(node, *start),
             Op::Sample => self.sample(node),
 
-            Op::Matmul { out, promote } => self.matmul(node, Epilogue::Store, *out, *promote),
-            Op::MatmulAdd { out, promote } => self.matmul(node, Epilogue::Add, *out, *promote),
+            Op::Matmul { out, promote } => {
+                self.product(node, GemmForm::Dense, Epilogue::Store, *out, *promote)
+            }
+            Op::MatmulAdd { out, promote } => {
+                self.product(node, GemmForm::Dense, Epilogue::Add, *out, *promote)
+            }
             Op::GroupedMatmul { out, promote } => {
-                self.grouped_matmul(node, Epilogue::Store, *out, *promote)
+                self.product(node, self.grouped(node)?, Epilogue::Store, *out, *promote)
             }
-            Op::MaskedMatmul { out, promote } => self.masked_matmul(node, *out, *promote),
+            Op::MaskedMatmul { out, promote } => {
+                self.product(node, self.masked(node)?, Epilogue::Store, *out, *promote)
+            }
             Op::BatchedMatmul { out } => self.batched_matmul(node, *out),
-            Op::MatmulSwigluQuantize { promote } => self.gated_matmul(node, false, false, *promote),
-            Op::MatmulSwigluScaleQuantize { promote } => {
-                self.gated_matmul(node, false, true, *promote)
+            Op::MatmulSwigluQuantize { promote }
+            | Op::GroupedMatmulSwigluQuantize { promote }
+            | Op::MaskedMatmulSwigluQuantize { promote } => {
+                self.gated_matmul(node, false, *promote)
             }
-            Op::GroupedMatmulSwigluQuantize { promote } => {
-                self.gated_matmul(node, true, false, *promote)
-            }
-            Op::GroupedMatmulSwigluScaleQuantize { promote } => {
-                self.gated_matmul(node, true, true, *promote)
+            Op::MatmulSwigluScaleQuantize { promote }
+            | Op::GroupedMatmulSwigluScaleQuantize { promote }
+            | Op::MaskedMatmulSwigluScaleQuantize { promote } => {
+                self.gated_matmul(node, true, *promote)
             }
             Op::WeightGrad { promote } => self.weight_grad(node, *promote),
 
@@ -292,6 +298,16 @@ impl<'a> Lowering<'a> {
                 node,
                 "no kernel computes this form of routing",
                 "write combine(rows, slots, weights), and add to it what comes beside",
+            )),
+            Op::DispatchTwoHop { .. }
+            | Op::CombineTwoHop { .. }
+            | Op::DispatchDirect { .. }
+            | Op::CombineDirect { .. }
+            | Op::Replica
+            | Op::CountExperts => Err(self.no_kernel(
+                node,
+                "no kernel moves rows between ranks",
+                "build for one rank: write `dispatch` and `combine`, without a mesh",
             )),
             Op::QuantizePow2 => Err(self.no_kernel(
                 node,

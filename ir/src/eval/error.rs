@@ -90,12 +90,27 @@ pub enum EvalError {
         /// What it refused.
         source: NumericsError,
     },
+    /// One of several ranks.
+    #[error("rank {rank}: {source}")]
+    Rank {
+        /// Its number in the expert group.
+        rank: usize,
+        /// What went wrong there.
+        source: Box<EvalError>,
+    },
     /// A result whose data does not fit its shape: a mistake in the evaluator itself.
     #[error("evaluator: {0}")]
     Internal(#[from] TensorError),
 }
 
 impl EvalError {
+    pub(super) fn on_rank(self, rank: usize) -> EvalError {
+        EvalError::Rank {
+            rank,
+            source: Box::new(self),
+        }
+    }
+
     pub(super) fn operands(op: &str, why: impl Into<String>) -> EvalError {
         EvalError::Operands {
             op: op.to_owned(),

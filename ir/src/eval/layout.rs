@@ -165,7 +165,8 @@ pub(super) fn take_rows(x: &Tensor, index: &[usize]) -> Option<Tensor> {
     let mut out = vec![index.len()];
     out.extend_from_slice(rest);
     fn pick<T: Copy>(data: &[T], rows: usize, index: &[usize]) -> Option<Vec<T>> {
-        let width = data.len().checked_div(rows)?;
+        // Without rows every index is out of range.
+        let width = data.len().checked_div(rows).unwrap_or(1);
         let row = |&i: &usize| data.get(i * width..(i + 1) * width);
         Some(index.iter().map(row).collect::<Option<Vec<_>>>()?.concat())
     }

@@ -11,11 +11,13 @@
 mod attention;
 mod dense;
 mod error;
+mod exchange;
 mod layout;
 mod materialize;
 mod ops;
 mod product;
 mod random;
+mod ranks;
 mod routing;
 mod tensor;
 
@@ -24,8 +26,9 @@ use std::collections::{BTreeMap, HashMap};
 
 pub use error::EvalError;
 pub use materialize::{MaterializeError, materialize};
-pub use ops::eval_op;
+pub use ops::{eval_op, eval_op_on_ranks};
 pub use random::Rng;
+pub use ranks::{Rank, run_ranks};
 pub use tensor::{Data, Scaled, Tensor, TensorError, scale_shape};
 
 use crate::graph::{Graph, ValueId};
@@ -79,54 +82,14 @@ pub fn new_states(module: &Module) -> Values {
 /// the step reads and writes its leading rows, as a kernel does in a buffer of maximal size. On an
 /// error no state has changed.
 pub fn run(step: Step<'_>, states: &mut Values) -> Result<Values, EvalError> {
-    let graph = step
-        .module
-        .entry(step.entry)
-        .ok_or_else(|| EvalError::UnknownEntry(step.entry.into()))?;
-    let dims = bind_dims(&step, graph)?;
-    for name in step.inputs.keys() {
-        if !graph.inputs().any(|(n, _)| n == name) {
-            return Err(EvalError::Unknown {
-                kind: "input",
-                name: name.clone(),
-            });
-        }
-    }
-    for (name, value) in graph.inputs() {
-        expect_type(
-            "input",
-            name,
-            graph.ty(value),
-            find("input", name, step.inputs)?,
-            &dims,
-        )?;
-    }
-    let current = current_states(&step, states, &dims)?;
-    let leaf = |op: &Op| -> Result<Cow<'_, Tensor>, EvalError> {
-        match op {
-            Op::Input { name } => find("input", name, step.inputs).map(Cow::Borrowed),
-            Op::State { name } => find("state", name, &current).map(Cow::Borrowed),
-            Op::Param { name } => {
-                let tensor = find("parameter", name, step.params)?;
-                if let Some(param) = step.module.param(name) {
-                    expect_type("parameter", name, &param.ty, tensor, &dims)?;
-                }
-                Ok(Cow::Borrowed(tensor))
-            }
-            other => Err(EvalError::operands(other.mnemonic(), "is no leaf")),
-        }
-    };
-    let values = eval_graph(graph, &dims, &leaf)?;
-    let outputs = named(&graph.outputs, &values).into_iter().collect();
-    let updates = named(&graph.updates, &values)
-        .into_iter()
-        .map(|(name, new)| {
-            let whole = with_leading_rows(find("state", &name, states)?, new)?;
-            Ok((name, whole))
-        });
-    let updates = updates.collect::<Result<Values, EvalError>>()?;
-    states.extend(updates);
-    Ok(outputs)
+    let mut ranks = [Rank {
+        dims: step.dims,
+        inputs: step.inputs,
+        params: step.params,
+        states,
+    }];
+    let outputs = run_ranks(step.module, step.entry, &mut ranks)?;
+    Ok(outputs.into_iter().next().unwrap_or_default())
 }
 
 /// Values of named dims: those given, and those that follow from the shapes of inputs.
@@ -275,29 +238,36 @@ fn named(
         .collect()
 }
 
-/// Every value of a graph; `leaf` gives those of inputs, parameters and states.
+/// The value of an input, a parameter or a state.
+type Leaf<'a> = Result<Cow<'a, Tensor>, EvalError>;
+
+/// Every value of a graph on each rank, op by op; `leaf` gives a rank's inputs, parameters and states.
 fn eval_graph<'a>(
     graph: &Graph,
-    dims: &Dims,
-    leaf: &dyn Fn(&Op) -> Result<Cow<'a, Tensor>, EvalError>,
-) -> Result<HashMap<ValueId, Cow<'a, Tensor>>, EvalError> {
-    let mut values: HashMap<ValueId, Cow<'a, Tensor>> = HashMap::new();
+    dims: &[&Dims],
+    leaf: &dyn Fn(usize, &Op) -> Leaf<'a>,
+) -> Result<Vec<HashMap<ValueId, Cow<'a, Tensor>>>, EvalError> {
+    let mut ranks: Vec<HashMap<ValueId, Cow<'a, Tensor>>> = vec![HashMap::new(); dims.len()];
     for node in graph.topo() {
         let op = graph.op(node);
         if op.is_leaf() {
-            values.insert(ValueId { node, result: 0 }, leaf(op)?);
+            for (rank, values) in ranks.iter_mut().enumerate() {
+                values.insert(ValueId { node, result: 0 }, leaf(rank, op)?);
+            }
             continue;
         }
         let operands = graph.operands(node);
-        let tensors: Vec<&Tensor> = operands
+        let tensors: Vec<Vec<&Tensor>> = ranks
             .iter()
-            .filter_map(|v| values.get(v))
-            .map(AsRef::as_ref)
+            .map(|values| operands.iter().filter_map(|v| values.get(v)))
+            .map(|tensors| tensors.map(AsRef::as_ref).collect())
             .collect();
-        let results = eval_op(op, &tensors, dims)?;
-        values.extend(graph.results(node).zip(results.into_iter().map(Cow::Owned)));
+        let results = eval_op_on_ranks(op, &tensors, dims)?;
+        for (values, results) in ranks.iter_mut().zip(results) {
+            values.extend(graph.results(node).zip(results.into_iter().map(Cow::Owned)));
+        }
     }
-    Ok(values)
+    Ok(ranks)
 }
 
 #[cfg(test)]

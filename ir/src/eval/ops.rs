@@ -8,16 +8,55 @@ use super::attention::{Attention, attention};
 use super::error::EvalError;
 use super::routing::{self, Gate};
 use super::tensor::Tensor;
-use super::{Dims, dense, eval_graph, layout, product, resolve};
+use super::{Dims, dense, eval_graph, exchange, layout, product, resolve};
 use crate::graph::Graph;
 use crate::op::Op;
 use crate::types::{Dim, Type};
 
-/// Evaluates one op on tensors; `dims` gives extents for named dims in its attributes.
+/// Evaluates one op on tensors, on one rank; `dims` gives extents for named dims in its attributes.
 ///
 /// # Errors
 /// When the op's typing rule refuses the operands, or an index in their data is out of range.
 pub fn eval_op(op: &Op, operands: &[&Tensor], dims: &Dims) -> Result<Vec<Tensor>, EvalError> {
+    let results = eval_op_on_ranks(op, &[operands.to_vec()], &[dims])?;
+    Ok(results.into_iter().next().unwrap_or_default())
+}
+
+/// Evaluates one op on all ranks of an expert group, each with operands and extents of its own: the results of each
+/// rank.
+///
+/// # Errors
+/// As [`eval_op`], and when there are more or fewer ranks than the op goes over. With more than one rank the error
+/// names the one at fault.
+pub fn eval_op_on_ranks(
+    op: &Op,
+    operands: &[Vec<&Tensor>],
+    dims: &[&Dims],
+) -> Result<Vec<Vec<Tensor>>, EvalError> {
+    let alone = operands.len() == 1;
+    let blame = |rank: usize| move |e: EvalError| if alone { e } else { e.on_rank(rank) };
+    if op.expert_group(0).is_some() {
+        for (rank, operands) in operands.iter().enumerate() {
+            let types: Vec<Type> = operands.iter().map(|t| t.ty()).collect();
+            op.infer(&types).map_err(|e| blame(rank)(e.into()))?;
+        }
+        if let Some(results) = exchange::eval(op, operands)? {
+            return Ok(results);
+        }
+    }
+    let of_ranks = operands.iter().zip(dims).enumerate();
+    of_ranks
+        .map(|(rank, (operands, dims))| eval_alone(op, operands, dims, rank).map_err(blame(rank)))
+        .collect()
+}
+
+/// An op that a rank does by itself.
+fn eval_alone(
+    op: &Op,
+    operands: &[&Tensor],
+    dims: &Dims,
+    rank: usize,
+) -> Result<Vec<Tensor>, EvalError> {
     let types: Vec<Type> = operands.iter().map(|t| t.ty()).collect();
     let concrete = concrete(op, dims)?;
     concrete.infer(&types)?;
@@ -103,6 +142,10 @@ pub fn eval_op(op: &Op, operands: &[&Tensor], dims: &Dims) -> Result<Vec<Tensor>
         (Op::RowWeights, &[slots, weights]) => routing::row_weights(slots, weights)?,
         (Op::CombineSum, &[y, slots]) => routing::combine_sum(y, slots)?,
         (Op::Combine, &[y, slots, weights]) => routing::combine(y, slots, weights)?,
+        (Op::Replica, &[experts, table, copies]) => {
+            exchange::replica(rank, experts, table, copies)?
+        }
+        (Op::CountExperts, &[load, experts]) => exchange::count_experts(load, experts)?,
         (Op::Sample, &[logits, temperature, top_p, uniform]) => {
             routing::sample(logits, temperature, top_p, uniform)?
         }
@@ -132,7 +175,7 @@ fn eval_expansion(op: &Op, operands: &[&Tensor], dims: &Dims) -> Result<Vec<Tens
     let mut graph = Graph::new(op.mnemonic());
     let mut inputs = Vec::with_capacity(operands.len());
     for (i, operand) in operands.iter().enumerate() {
-        let added = graph.input(format!("{i}"), operand.ty());
+        let added = graph.value_at_run_time(format!("{i}").into(), operand.ty());
         inputs.push(added.map_err(|e| EvalError::operands(op.mnemonic(), e.to_string()))?);
     }
     let results = op.expand(&mut graph, &inputs, None)?.unwrap_or_default();
@@ -150,7 +193,8 @@ fn eval_expansion(op: &Op, operands: &[&Tensor], dims: &Dims) -> Result<Vec<Tens
                 )
             })
     };
-    let mut values = eval_graph(&graph, dims, &leaf)?;
+    let mut ranks = eval_graph(&graph, &[dims], &|_, op| leaf(op))?;
+    let mut values = ranks.pop().unwrap_or_default();
     Ok(results
         .iter()
         .filter_map(|v| values.remove(v))

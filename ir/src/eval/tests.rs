@@ -6,6 +6,7 @@ use crate::types::{DType, F32};
 mod attention;
 mod dense;
 mod entries;
+mod exchange;
 mod layout;
 mod product;
 mod routing;

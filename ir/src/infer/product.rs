@@ -130,3 +130,13 @@ pub(crate) fn grouped_matmul_swiglu_scale_quantize(s: &Signature<'_>, promote: u
     row_weights(s, 3, &s.ty(0).shape[..1])?;
     Ok(types)
 }
+
+pub(crate) fn masked_matmul_swiglu_quantize(s: &Signature<'_>, promote: u32) -> Inferred {
+    swiglu_of_product(s, &masked_matmul(s, BF16, promote)?)
+}
+
+pub(crate) fn masked_matmul_swiglu_scale_quantize(s: &Signature<'_>, promote: u32) -> Inferred {
+    let types = masked_matmul_swiglu_quantize(s, promote)?;
+    row_weights(s, 3, &s.ty(0).shape[..2])?;
+    Ok(types)
+}

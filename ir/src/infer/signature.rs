@@ -30,7 +30,8 @@ impl<'a> Signature<'a> {
             return Err(sig.fail(Place::Op, expected, format!("{}", types.len())));
         }
         for (i, ty) in types.iter().enumerate() {
-            ty.check()
+            // Declarations are checked where they are made; here the evaluator's values pass too.
+            ty.check_at_run_time()
                 .map_err(|why| sig.operand(i, format!("a well-formed type ({why})")))?;
         }
         Ok(sig)

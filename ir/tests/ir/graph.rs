@@ -213,7 +213,7 @@ fn fused_ops_expand_to_plain_ops_of_the_same_types() {
         }
         assert!(g.len() > before);
     }
-    assert_eq!(expanded, 12);
+    assert_eq!(expanded, 14);
     g.dead_code_eliminate();
     assert!(g.topo().into_iter().all(|n| !g.op(n).is_fused()));
 }

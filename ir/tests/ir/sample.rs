@@ -25,7 +25,7 @@ state @l0.cache: bf16[C, 256]
 state @gradient: f32[4, 64, 64]
 state @"1.cache": bf16["odd dim", 2*"odd dim"]
 
-entry @everything(tokens: i32[T], positions: i32[T], rows: i32[R], "0": f32[R], top_p: f32[R], uniform: f32[R], wide: e4m3[128, 256]/f32[128x256], weights: f32[T], held: e4m3[4, 32, 256]/f32[1x128], counts: i32[4], grown: bf16[64, 128*R]) allow reassociate, round {
+entry @everything(tokens: i32[T], positions: i32[T], rows: i32[R], "0": f32[R], top_p: f32[R], uniform: f32[R], wide: e4m3[128, 256]/f32[128x256], weights: f32[T], held: e4m3[4, 32, 256]/f32[1x128], counts: i32[4], masked: f32[4, 32], table: i32[4, 3], grown: bf16[64, 128*R]) allow reassociate, round {
   %0 = gather @embed, %tokens : bf16[T, 256]
   %1 = add %0, %0 : bf16[T, 256]
   %2 = rms_norm %1, @norm {eps = 1e-6} : bf16[T, 256]
@@ -81,6 +81,15 @@ entry @everything(tokens: i32[T], positions: i32[T], rows: i32[R], "0": f32[R], 
   %60 = combine_sum %24, %22 : bf16[T, 256]
   %61 = combine_add %24, %22, %19, %60 : bf16[T, 256]
   %62, %63, %64 = combine_add_rms_norm_quantize %24, %22, %19, %61, @norm {eps = 1e-6} : bf16[T, 256], bf16[T, 256], e4m3[T, 256]/f32[1x128]
+  %65, %66, %67, %68 = dispatch_two_hop %3, %18, %19 {n_experts = 4, nodes = 2, gpus = 2, tokens = 256, capacity = 1024, channels = 2} : e4m3[1024, 256]/f32[1x128], i32[2], f32[1024], i32[2572]
+  %69 = dequantize %65 : bf16[1024, 256]
+  %70 = combine_two_hop %69, %18, %19, %68 {n_experts = 4, nodes = 2, gpus = 2, tokens = 256, capacity = 1024, channels = 2, weighted = false} : bf16[T, 256]
+  %71, %72, %73, %74 = dispatch_direct %70, %18, %19 {n_experts = 4, nodes = 1, gpus = 2, tokens = 256} : bf16[2, 512, 256], i32[2], f32[2, 512], i32[1024]
+  %75 = combine_direct %71, %18, %19, %74 {n_experts = 4, nodes = 1, gpus = 2, tokens = 256, weighted = true} : bf16[T, 256]
+  %76 = masked_matmul_swiglu_quantize %held, @experts, %counts {promote = 128} : e4m3[4, 32, 256]/f32[1x128]
+  %77 = masked_matmul_swiglu_scale_quantize %held, @experts, %counts, %masked {promote = 128} : e4m3[4, 32, 256]/f32[1x128]
+  %78 = count_experts %counts, %18 : i32[4]
+  %79 = replica %18, %table, %counts : i32[T, 2]
   update @l0.cache = %11
   update @gradient = %52
   return logits = %37, next = %38, "sum of experts" = %26, same = %tokens

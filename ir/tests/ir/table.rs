@@ -1,6 +1,7 @@
 //! The op table agrees with itself: forms of types with inference, attributes with their uniform form.
 
 use mcc_ir::attr::AttrValue;
+use mcc_ir::exchange::{TwoHopRecord, direct_record_words};
 use mcc_ir::op::{OPS, OpRow};
 use mcc_ir::{DType, Dim, Name, Op, Type};
 
@@ -8,6 +9,10 @@ use mcc_ir::{DType, Dim, Name, Op, Type};
 fn extent(letter: &str) -> Dim {
     match letter {
         "T" | "C" | "R" | "M" => Dim::sym(letter),
+        // Of the ops between ranks: experts of a rank, rows that they have room for.
+        "L" => 4.into(),
+        "S" => 512.into(),
+        "X" => 3.into(),
         "D" | "K" | "N" | "V" | "P" => 256.into(),
         "I" | "dk" | "dv" => 128.into(),
         "H" | "Hk" => 2.into(),
@@ -36,10 +41,20 @@ fn dim(form: &str) -> Dim {
     }
 }
 
-/// The type that a form stands for, with `T, 3` for `..`, and `out` for the attribute's element type.
-fn instance(form: &str, out: DType) -> Type {
+/// The type that a form of an op stands for, with `T, 3` for `..`, and `out` for the attribute's element type.
+fn instance(op: &Op, form: &str, out: DType) -> Type {
     // `quantize_wide` takes the length of its groups from an attribute.
-    let form = &form.replace("1xG", "1x256");
+    let mut form = form.replace("1xG", "1x256");
+    if let Some(group) = op.expert_group(2) {
+        let words = match op {
+            Op::DispatchTwoHop { .. } | Op::CombineTwoHop { .. } => {
+                TwoHopRecord::new(&group, 3).words
+            }
+            _ => direct_record_words(&group),
+        };
+        form = form.replace("[W]", &format!("[{words}]"));
+    }
+    let form = &form;
     let (dtype, rest) = form.split_once('[').unwrap();
     let (shape, scale) = rest.split_once(']').unwrap();
     let dtype = DType::from_keyword(dtype).unwrap_or(out);
@@ -71,6 +86,12 @@ fn sample_op(row: &'static OpRow, out: DType) -> Op {
             "group" => AttrValue::Int(256),
             "top_k" | "n_group" | "topk_group" => AttrValue::Int(2),
             "n_experts" => AttrValue::Int(8),
+            "nodes" => AttrValue::Int(1),
+            "gpus" => AttrValue::Int(2),
+            "tokens" => AttrValue::Int(256),
+            "capacity" => AttrValue::Int(512),
+            "channels" => AttrValue::Int(3),
+            "weighted" => AttrValue::Bool(true),
             "normalize" => AttrValue::Bool(true),
             other => panic!("no sample for `{other}` of `{}`", row.mnemonic),
         };
@@ -93,13 +114,13 @@ fn forms_in_the_table_are_what_inference_does() {
         }
         let count = row.operands[0].form.split(" or ").count();
         for (alternative, out) in (0..count).flat_map(|a| [(a, DType::BF16), (a, DType::F32)]) {
+            let op = sample_op(row, out);
             let pick = |form: &'static str| {
                 let forms: Vec<_> = form.split(" or ").collect();
-                instance(forms[alternative.min(forms.len() - 1)], out)
+                instance(&op, forms[alternative.min(forms.len() - 1)], out)
             };
             let operands: Vec<_> = row.operands.iter().map(|decl| pick(decl.form)).collect();
             let results: Vec<_> = row.results.iter().map(|decl| pick(decl.form)).collect();
-            let op = sample_op(row, out);
             assert_eq!(
                 op.infer(&operands).unwrap_or_else(|e| panic!("{e}")),
                 results,
@@ -117,7 +138,7 @@ fn each_operand_is_checked() {
         .filter(|row| row.operands.iter().all(|decl| decl.form != "any") && row.variadic.is_none())
     {
         let op = sample_op(row, DType::BF16);
-        let pick = |form: &str| instance(form.split(" or ").next().unwrap(), DType::BF16);
+        let pick = |form: &str| instance(&op, form.split(" or ").next().unwrap(), DType::BF16);
         let good: Vec<_> = row.operands.iter().map(|decl| pick(decl.form)).collect();
         for i in 0..good.len() {
             let mut bad = good.clone();

@@ -67,7 +67,7 @@ fn types_are_inferred_again() {
     m.params[1].ty = "bf16[128]".parse().unwrap();
     assert_eq!(
         errors(&m),
-        ["entry `everything`: `@norm` (n14.0): is declared as bf16[128], used as bf16[256]"]
+        ["entry `everything`: `@norm` (n16.0): is declared as bf16[128], used as bf16[256]"]
     );
     let mut m = sound();
     m.params.retain(|p| &*p.name != "router");

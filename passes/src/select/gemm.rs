@@ -24,39 +24,16 @@ use crate::heuristics::gemm::{self, GemmProblem};
 const SWIGLU_COLUMNS: u32 = 128;
 
 impl Lowering<'_> {
-    /// `matmul(x, w)` and the ops that are one with an epilogue.
-    pub(super) fn matmul(
-        &mut self,
-        node: NodeId,
-        epilogue: Epilogue,
-        out: DType,
-        promote: u32,
-    ) -> Result<(), PassError> {
-        self.product(node, GemmForm::Dense, epilogue, out, promote)
+    /// The form of `grouped_matmul(x, w, offsets)` and of the ops that are one with it.
+    pub(super) fn grouped(&self, node: NodeId) -> Result<GemmForm, PassError> {
+        let groups = self.experts(node)?;
+        Ok(GemmForm::Grouped { groups })
     }
 
-    /// `grouped_matmul(x, w, offsets)` and the ops that are one with an epilogue.
-    pub(super) fn grouped_matmul(
-        &mut self,
-        node: NodeId,
-        epilogue: Epilogue,
-        out: DType,
-        promote: u32,
-    ) -> Result<(), PassError> {
+    /// The form of `masked_matmul(x, w, counts)` and of the ops that are one with it.
+    pub(super) fn masked(&self, node: NodeId) -> Result<GemmForm, PassError> {
         let groups = self.experts(node)?;
-        self.product(node, GemmForm::Grouped { groups }, epilogue, out, promote)
-    }
-
-    /// `masked_matmul(x, w, counts)`
-    pub(super) fn masked_matmul(
-        &mut self,
-        node: NodeId,
-        out: DType,
-        promote: u32,
-    ) -> Result<(), PassError> {
-        let groups = self.experts(node)?;
-        let form = GemmForm::Masked { groups };
-        self.product(node, form, Epilogue::Store, out, promote)
+        Ok(GemmForm::Masked { groups })
     }
 
     /// `batched_matmul(x, w)`
@@ -70,7 +47,6 @@ impl Lowering<'_> {
     pub(super) fn gated_matmul(
         &mut self,
         node: NodeId,
-        grouped: bool,
         weighted: bool,
         promote: u32,
     ) -> Result<(), PassError> {
@@ -95,12 +71,14 @@ impl Lowering<'_> {
                 "write the product and `swiglu_quantize` apart",
             ));
         }
+        // Rows of activations and weights without experts, with rows of experts in turn, or with room for each.
+        let form = match (self.graph.ty(x).rank(), self.graph.ty(w).rank()) {
+            (_, 2) => GemmForm::Dense,
+            (2, _) => self.grouped(node)?,
+            _ => self.masked(node)?,
+        };
         let epilogue = Epilogue::SwigluQuantize { weighted };
-        if grouped {
-            self.grouped_matmul(node, epilogue, DType::E4M3, promote)
-        } else {
-            self.matmul(node, epilogue, DType::E4M3, promote)
-        }
+        self.product(node, form, epilogue, DType::E4M3, promote)
     }
 
     /// `weight_grad(x, y, offsets, acc)`: the result is `acc`, added to in place.
@@ -151,7 +129,8 @@ impl Lowering<'_> {
         self.extent(node, w, 0)
     }
 
-    fn product(
+    /// A product and what is fused around it: operands in the order of the module doc.
+    pub(super) fn product(
         &mut self,
         node: NodeId,
         form: GemmForm,

@@ -461,7 +461,9 @@ impl<'a> CostModel<'a> {
             Op::GroupedMatmul { .. }
             | Op::GroupedMatmulSwigluQuantize { .. }
             | Op::GroupedMatmulSwigluScaleQuantize { .. }
-            | Op::MaskedMatmul { .. } => {
+            | Op::MaskedMatmul { .. }
+            | Op::MaskedMatmulSwigluQuantize { .. }
+            | Op::MaskedMatmulSwigluScaleQuantize { .. } => {
                 let first = |at: usize, axis: usize| {
                     let of: Option<&Operand<'_>> = operands.get(at);
                     of.and_then(|of| of.ty.shape.get(axis))
@@ -469,7 +471,7 @@ impl<'a> CostModel<'a> {
                 };
                 let experts = first(1, 0);
                 let here = experts.div_ceil(u64::from(self.mesh.ep).max(1));
-                let rows = if matches!(op, Op::MaskedMatmul { .. }) {
+                let rows = if op.mnemonic().starts_with("masked_") {
                     u64::MAX
                 } else {
                     first(0, 0)

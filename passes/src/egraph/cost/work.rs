@@ -96,10 +96,12 @@ impl Work {
             Op::GroupedMatmul { promote, .. } | Op::MaskedMatmul { promote, .. } => {
                 product(extent(1, 1), *promote)
             }
-            Op::GroupedMatmulSwigluQuantize { promote } => {
+            Op::GroupedMatmulSwigluQuantize { promote }
+            | Op::MaskedMatmulSwigluQuantize { promote } => {
                 product(extent(1, 1), *promote).and(gate(QUANTIZE))
             }
-            Op::GroupedMatmulSwigluScaleQuantize { promote } => {
+            Op::GroupedMatmulSwigluScaleQuantize { promote }
+            | Op::MaskedMatmulSwigluScaleQuantize { promote } => {
                 product(extent(1, 1), *promote).and(gate(1 + QUANTIZE))
             }
             // Every query against every position: which of them the mask hides is known at run time.

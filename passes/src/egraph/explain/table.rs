@@ -79,8 +79,12 @@ impl Category {
             | Op::QuantizeWide { .. }
             | Op::Dequantize
             | Op::Transpose { .. } => Category::Casts,
-            Op::Dispatch { .. } | Op::AppendExpert { .. } | Op::RowWeights => Category::Experts,
-            _ if mnemonic.starts_with("combine") => Category::Experts,
+            Op::AppendExpert { .. } | Op::RowWeights | Op::Replica | Op::CountExperts => {
+                Category::Experts
+            }
+            _ if mnemonic.starts_with("dispatch") || mnemonic.starts_with("combine") => {
+                Category::Experts
+            }
             Op::Add => Category::Norms,
             _ if mnemonic.contains("norm") => Category::Norms,
             Op::Swiglu | Op::SwigluQuantize | Op::ScaleRows => Category::Gates,

@@ -39,6 +39,9 @@ pub enum SimError {
     Memory(String),
     #[error("tensor map: {0}")]
     TensorMap(String),
+    /// As [`Death`](crate::Death) asked for.
+    #[error("killed in launch {launch} of its queue, after {instructions} warp instructions")]
+    Killed { launch: usize, instructions: u64 },
     #[error(transparent)]
     Fault(Box<Fault>),
     #[error(transparent)]

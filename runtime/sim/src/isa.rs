@@ -227,6 +227,14 @@ pub struct MapReplace {
     pub value: Row,
 }
 
+/// A call of one of NVSHMEM's device functions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nvshmem {
+    pub call: NvshmemCall,
+    /// Where its arguments lie in the thread's local memory.
+    pub args: Vec<u32>,
+}
+
 /// `mma.sync` (PTX ISA 9.7.14.5.14). M is 16 or 8, N is 8; registers are in
 /// the order of the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -641,6 +649,7 @@ pub enum Op {
         a: R,
     },
     Mma(Box<Mma>),
+    Nvshmem(Box<Nvshmem>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -670,6 +679,8 @@ pub struct Kernel {
     pub rows32: usize,
     pub rows64: usize,
     pub preds: usize,
+    /// It calls functions of NVSHMEM.
+    pub puts: bool,
     /// Some path may read a register that nothing has written.
     pub reads_unwritten: bool,
     pub consts32: Vec<Row32>,

@@ -1,5 +1,6 @@
 //! The device: memory, modules and launches.
 
+mod queues;
 mod together;
 
 use std::collections::HashMap;
@@ -16,7 +17,9 @@ use crate::isa::Kernel;
 use crate::memory::Memory;
 use crate::memory::cells::{self, Cells};
 use crate::trace::{LaunchTrace, TraceLimits, Traces};
+use crate::world::Fabric;
 
+pub use queues::{Queue, QueueError, launch_queues};
 pub use together::{Launch, launch_together};
 
 /// When asynchronous work takes effect. A right program gives the same result
@@ -129,6 +132,8 @@ pub struct Gpu {
     initialised: Option<Arc<Initialised>>,
     /// Time lines of the launches so far.
     traces: Traces,
+    /// The other devices, when it is one of a world.
+    fabric: Option<Arc<Fabric>>,
 }
 
 /// Kernels of one PTX text, ready to run. Clones share them.
@@ -230,6 +235,7 @@ impl Gpu {
             groups: Mutex::default(),
             clock: AtomicU64::new(0),
             traces: Traces::default(),
+            fabric: None,
         }
     }
 
@@ -242,12 +248,31 @@ impl Gpu {
             check: self.config.check,
             ..config
         };
-        let memory = Arc::new(self.memory.peer(config.global_bytes));
+        let memory = self.memory.peer(config.global_bytes);
+        self.beside(memory, config)
+    }
+
+    /// A device of another node, which runs together with this one; neither
+    /// can touch the other's memory.
+    pub(crate) fn on_node(&self, node: u32, config: GpuConfig) -> Gpu {
+        let memory = self.memory.of_node(node, config.global_bytes);
+        self.beside(memory, config)
+    }
+
+    fn beside(&self, memory: Memory, config: GpuConfig) -> Gpu {
         Gpu {
-            memory,
+            memory: Arc::new(memory),
             initialised: self.initialised.clone(),
             ..Gpu::new(config)
         }
+    }
+
+    pub(crate) fn shared_memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
+    }
+
+    pub(crate) fn join_fabric(&mut self, fabric: &Arc<Fabric>) {
+        self.fabric = Some(Arc::clone(fabric));
     }
 
     pub fn config(&self) -> &GpuConfig {

@@ -28,21 +28,27 @@ mod isa;
 mod launch;
 mod mbarrier;
 mod memory;
+mod network;
 pub mod numerics;
+mod pace;
 mod resident;
 mod schedule;
 mod simd;
 mod tensor_map;
 mod tma;
 mod trace;
+mod world;
 
 pub use check::{Other, Place, Race, Rule};
 pub use error::{BlockedWarp, Deadlock, Fault, FaultKind, SimError};
 pub use launch::{
-    Completion, Demands, Gpu, GpuConfig, Launch, LaunchConfig, LaunchStats, Module, launch_together,
+    Completion, Demands, Gpu, GpuConfig, Launch, LaunchConfig, LaunchStats, Module, Queue,
+    QueueError, launch_queues, launch_together,
 };
+pub use resident::Death;
 pub use tensor_map::{Swizzle, TensorElem, TensorMap};
 pub use trace::{
     ClusterTrace, LaunchTrace, TraceEngine, TraceEvent, TraceKind, TraceLimits, TracePoint,
     TraceWait,
 };
+pub use world::{Traffic, World};

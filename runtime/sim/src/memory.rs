@@ -8,7 +8,7 @@
 //!                               its cluster
 //!   0x0200_0000_0000 + l       local memory of the executing thread
 //!   0x0300_0000_0000 + p       kernel parameters
-//!   0x7000_0000_0000 + g       global memory
+//!   0x7000_0000_0000 + g       global memory; of node n from n << 40 on
 //! ```
 //!
 //! Every allocation starts on a 64 KiB page of its own and is followed by an
@@ -41,6 +41,8 @@ pub const RANK_SHIFT: u32 = 24;
 pub const SHARED_START: u32 = 1024;
 
 const PAGE_SHIFT: u32 = 16;
+/// Addresses of one node: devices of other nodes have none of them mapped.
+const NODE_SHIFT: u32 = 40;
 const NO_ALLOCATION: u32 = u32::MAX;
 const HOST_ALIGN: usize = 256;
 /// Bytes of a cell.
@@ -93,7 +95,7 @@ pub(crate) struct Allocation {
     at: u64,
     backing: Arc<Backing>,
     /// The device whose memory it takes, if any.
-    owner: Option<u32>,
+    pub owner: Option<u32>,
 }
 
 /// A range of addresses, of which parts can be mapped.
@@ -136,15 +138,26 @@ impl Allocation {
     }
 }
 
-/// All allocations, findable by page.
-#[derive(Debug, Clone, Default)]
+/// All allocations of a node, findable by page.
+#[derive(Debug, Clone)]
 pub(crate) struct Table {
+    /// The first address of the node.
+    base: u64,
     pages: Vec<u32>,
     slots: Vec<Option<Arc<Allocation>>>,
     reservations: Vec<Reservation>,
 }
 
 impl Table {
+    fn of_node(node: u32) -> Table {
+        Table {
+            base: GLOBAL_BASE + (u64::from(node) << NODE_SHIFT),
+            pages: Vec::new(),
+            slots: Vec::new(),
+            reservations: Vec::new(),
+        }
+    }
+
     /// The cells of the allocation in which `len` bytes at a device address
     /// lie, and the offset of the first of the bytes.
     #[inline(always)]
@@ -160,7 +173,7 @@ impl Table {
 
     #[inline(always)]
     pub fn find(&self, addr: u64) -> Option<&Allocation> {
-        let page = addr.checked_sub(GLOBAL_BASE)? >> PAGE_SHIFT;
+        let page = addr.checked_sub(self.base)? >> PAGE_SHIFT;
         let slot = *self.pages.get(usize::try_from(page).ok()?)?;
         self.slots.get(slot as usize)?.as_deref()
     }
@@ -168,10 +181,10 @@ impl Table {
     /// The next free address that is aligned to `align`, at least a page.
     fn next_address(&mut self, align: u64) -> u64 {
         let pages = (align >> PAGE_SHIFT).max(1) as usize;
-        let base = (GLOBAL_BASE >> PAGE_SHIFT) as usize;
+        let base = (self.base >> PAGE_SHIFT) as usize;
         let first = (base + self.pages.len()).next_multiple_of(pages) - base;
         self.pages.resize(first, NO_ALLOCATION);
-        GLOBAL_BASE + ((first as u64) << PAGE_SHIFT)
+        self.base + ((first as u64) << PAGE_SHIFT)
     }
 
     /// Adds an allocation behind the last page.
@@ -225,13 +238,17 @@ impl Table {
     }
 
     fn page_range(&mut self, start: u64, len: u64) -> &mut [u32] {
-        let first = ((start - GLOBAL_BASE) >> PAGE_SHIFT) as usize;
+        let first = ((start - self.base) >> PAGE_SHIFT) as usize;
         let pages = len.div_ceil(1 << PAGE_SHIFT) as usize;
         &mut self.pages[first..first + pages]
     }
 
     /// Where an unmapped address lies, for error messages.
     pub fn describe(&self, addr: u64) -> String {
+        let node_of = |a: u64| a.saturating_sub(GLOBAL_BASE) >> NODE_SHIFT;
+        if addr >= GLOBAL_BASE && node_of(addr) != node_of(self.base) {
+            return format!(": not mapped: node {} is another one", node_of(addr));
+        }
         let nearest = self.slots.iter().flatten().min_by_key(|a| {
             if addr < a.start {
                 a.start - addr
@@ -262,22 +279,28 @@ impl Table {
     }
 }
 
+fn new_table(node: u32) -> Arc<RwLock<Arc<Table>>> {
+    Arc::new(RwLock::new(Arc::new(Table::of_node(node))))
+}
+
 /// The memory of a device, and the addresses that it shares with its peers.
 #[derive(Debug)]
 pub(crate) struct Memory {
     table: Arc<RwLock<Arc<Table>>>,
-    /// Devices that share the table so far.
+    /// Devices so far that run together with this one, on any node.
     devices: Arc<AtomicU32>,
     owner: u32,
+    node: u32,
     capacity: u64,
 }
 
 impl Memory {
     pub fn new(capacity: u64) -> Memory {
         Memory {
-            table: Arc::default(),
+            table: new_table(0),
             devices: Arc::new(AtomicU32::new(1)),
             owner: 0,
+            node: 0,
             capacity,
         }
     }
@@ -288,13 +311,31 @@ impl Memory {
             table: Arc::clone(&self.table),
             devices: Arc::clone(&self.devices),
             owner: self.devices.fetch_add(1, Ordering::Relaxed),
+            node: self.node,
             capacity,
         }
     }
 
-    /// Whether addresses mean the same on both devices.
+    /// Memory of the first device of another node, whose addresses this one
+    /// cannot touch.
+    pub fn of_node(&self, node: u32, capacity: u64) -> Memory {
+        Memory {
+            table: new_table(node),
+            devices: Arc::clone(&self.devices),
+            owner: self.devices.fetch_add(1, Ordering::Relaxed),
+            node,
+            capacity,
+        }
+    }
+
+    /// Whether the devices may run together.
     pub fn is_peer(&self, other: &Memory) -> bool {
-        Arc::ptr_eq(&self.table, &other.table)
+        Arc::ptr_eq(&self.devices, &other.devices)
+    }
+
+    /// The number of the device among all that may run together.
+    pub fn owner(&self) -> u32 {
+        self.owner
     }
 
     /// A view that stays valid while a launch runs.

@@ -23,7 +23,7 @@ const TIME_OUTS: u32 = 64;
 /// Rounds in which all warps only poll, before others get the host thread.
 const POLLS: u32 = 4;
 /// Instructions of a group before others get the host thread.
-const TURN: u64 = 1 << 22;
+pub const TURN: u64 = 1 << 22;
 
 /// How far [`Group::advance`] came.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub enum Advance {
 pub struct Watch {
     quiet: u32,
     seen: u64,
+    /// The warp that a turn was over at.
+    resume: usize,
 }
 
 impl Group {
@@ -80,8 +82,13 @@ impl Group {
         self.flight.copies.clear();
         self.flight.mmas.clear();
         self.flight.progress = 0;
+        self.flight.cluster = cluster;
         self.flight.random = match env.completion {
-            Completion::Random(seed) => seed ^ (cluster + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            Completion::Random(seed) => {
+                let cluster = (cluster + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                let launch = env.cluster_id(0).rotate_left(20);
+                seed ^ cluster ^ launch.wrapping_mul(0xd134_2543_de82_ef95)
+            }
             _ => 1,
         };
         self.cluster = ClusterBarrier::default();
@@ -119,17 +126,36 @@ impl Group {
         self.warps.iter_mut().for_each(|w| w.look_again());
     }
 
-    /// Runs the cluster until it ends, waits for others, or has had its turn.
-    pub fn advance(&mut self, env: &Env<'_>) -> Result<Advance, SimError> {
+    /// Warp instructions of the cluster so far.
+    pub fn instructions(&self) -> u64 {
+        self.stats.instructions
+    }
+
+    /// Whether a warp looks at the clock while it polls.
+    pub fn looks_at_clock(&self) -> bool {
+        self.warps.iter().any(|w| w.alive != 0 && w.spin.looked())
+    }
+
+    /// Runs the cluster until it ends, waits for others, or has had its turn of
+    /// so many instructions.
+    pub fn advance(&mut self, env: &Env<'_>, turn: u64) -> Result<Advance, SimError> {
         let (begun, first) = (self.flight.progress, self.stats.instructions);
         let mut polls = 0;
         loop {
             let mut round = Round::default();
             let (first_warp, slice) = self.order(env);
+            let slice = slice.min(u32::try_from(turn).unwrap_or(u32::MAX));
+            let first_warp = first_warp + std::mem::take(&mut self.watch.resume);
             for i in 0..self.warps.len() {
                 let w = (first_warp + i) % self.warps.len();
                 self.turn(env, w, slice, &mut round)
                     .map_err(|t| self.fault(env, w, *t))?;
+                let over = turn < TURN && self.stats.instructions - first > turn;
+                if over && round.ran && i + 1 < self.warps.len() {
+                    // The others come first next time.
+                    self.watch.resume = w + 1;
+                    return Ok(Advance::Going);
+                }
             }
             if let Some(limit) = env.limit
                 && self.stats.instructions > limit
@@ -146,7 +172,7 @@ impl Group {
                 self.complete(env)?;
             }
             if round.ran {
-                if self.stats.instructions - first > TURN {
+                if self.stats.instructions - first > turn {
                     return Ok(Advance::Going);
                 }
                 continue;

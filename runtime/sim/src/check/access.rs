@@ -42,6 +42,7 @@ impl Checker {
             chunk: 0,
             writes: false,
             proxied: false,
+            put: false,
             silent: false,
             global: false,
             rank: self.rank(warp),

@@ -8,31 +8,38 @@
 //! that count comes after it.
 //!
 //! Of other clusters a thread knows what it was told through global memory:
-//! one clock for each, in [`Far`].
+//! one clock for each, in [`Far`]. Of launches that have ended it is enough to
+//! know just that ([`Ended`]), so that clocks of their clusters are forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::isa::Scope;
 
-/// The device stands above the number of a cluster, so that clusters of
-/// devices that run together differ.
-const DEVICE_SHIFT: u32 = 48;
+/// Device and launch stand above the number of a cluster, so that all clusters
+/// that run together differ.
+const DEVICE_SHIFT: u32 = 52;
+const LAUNCH_SHIFT: u32 = 32;
 
-/// A cluster among all that run together.
-pub fn cluster_of(device: usize, cluster: u64) -> u64 {
-    (device as u64) << DEVICE_SHIFT | cluster
+/// The cluster of one launch of one device, among all that run together.
+pub fn cluster_of(device: usize, launch: usize, cluster: u64) -> u64 {
+    (device as u64) << DEVICE_SHIFT | (launch as u64) << LAUNCH_SHIFT | cluster
 }
 
-/// Device and number of a cluster.
-pub fn device_of(cluster: u64) -> (usize, u64) {
+/// Device, launch and number of a cluster.
+pub fn parts_of(cluster: u64) -> (usize, usize, u64) {
     let device = (cluster >> DEVICE_SHIFT) as usize;
-    (device, cluster & ((1 << DEVICE_SHIFT) - 1))
+    let launch = (cluster >> LAUNCH_SHIFT) & ((1 << (DEVICE_SHIFT - LAUNCH_SHIFT)) - 1);
+    (device, launch as usize, cluster & ((1 << LAUNCH_SHIFT) - 1))
+}
+
+pub fn device_of(cluster: u64) -> usize {
+    parts_of(cluster).0
 }
 
 /// The least scope that takes in two threads, by their clusters and ranks.
 pub fn scope_of(a: (u64, u8), b: (u64, u8)) -> Scope {
-    if device_of(a.0).0 != device_of(b.0).0 {
+    if device_of(a.0) != device_of(b.0) {
         Scope::Sys
     } else if a.0 != b.0 {
         Scope::Gpu
@@ -49,6 +56,8 @@ pub fn scope_of(a: (u64, u8), b: (u64, u8)) -> Scope {
 pub struct Slots {
     /// Warps of the cluster.
     pub warps: u32,
+    /// As many, where the kernel puts, or else 0.
+    pub puts: u32,
 }
 
 impl Slots {
@@ -87,9 +96,24 @@ impl Slots {
         self.after_tensor_cores() + 32 * (2 * self.warps + warp)
     }
 
+    fn after_groups(self) -> u32 {
+        self.after_tensor_cores() + 96 * self.warps
+    }
+
+    /// The first put of a warp to another rank; the next ones follow, each 32nd
+    /// in the same slot.
+    pub fn put(self, warp: u32) -> u32 {
+        self.after_groups() + 32 * warp
+    }
+
+    /// What a warp's puts read, by quiets.
+    pub fn put_source(self, warp: u32) -> u32 {
+        self.after_groups() + 32 * self.puts + warp
+    }
+
     /// The first mbarrier's slot. Last, so that clocks grow only at their end.
     pub fn mbarriers(self) -> u32 {
-        self.after_tensor_cores() + 96 * self.warps
+        self.after_groups() + 33 * self.puts
     }
 
     /// What a slot stands for.
@@ -103,7 +127,7 @@ impl Slots {
             Owner::TensorCore {
                 warpgroup: slot - 64 * w,
             }
-        } else if slot < self.mbarriers() {
+        } else if slot < self.after_groups() {
             let at = slot - after;
             let warp = at / 32 % w;
             match at / (32 * w) {
@@ -111,6 +135,12 @@ impl Slots {
                 1 => Owner::BulkRead { warp },
                 _ => Owner::BulkDone { warp },
             }
+        } else if slot < self.after_groups() + 32 * self.puts {
+            let warp = (slot - self.after_groups()) / 32;
+            Owner::Put { warp }
+        } else if slot < self.mbarriers() {
+            let warp = slot - self.after_groups() - 32 * self.puts;
+            Owner::PutSource { warp }
         } else {
             Owner::Mbarrier {
                 index: slot - self.mbarriers(),
@@ -126,6 +156,8 @@ pub enum Owner {
     CpAsync { warp: u32 },
     BulkRead { warp: u32 },
     BulkDone { warp: u32 },
+    Put { warp: u32 },
+    PutSource { warp: u32 },
     Mbarrier { index: u32 },
 }
 
@@ -205,23 +237,98 @@ impl View {
 /// What is known of other clusters, by their number in the launch.
 pub type Far = BTreeMap<u64, Arc<View>>;
 
+/// Launches that are known to have ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// By device: so many of its launches, from the first on.
+    counts: Vec<u32>,
+    /// Launches, as their first cluster, that ended with puts under way.
+    loose: Vec<u64>,
+}
+
+impl Ended {
+    /// `launch` of `device` and those before it have ended, this one with puts
+    /// under way if `loose`.
+    pub fn note(&mut self, device: usize, launch: usize, loose: bool) {
+        if self.counts.len() <= device {
+            self.counts.resize(device + 1, 0);
+        }
+        self.counts[device] = self.counts[device].max(launch as u32 + 1);
+        if loose {
+            self.loose.push(cluster_of(device, launch, 0));
+            self.loose.sort_unstable();
+        }
+    }
+
+    fn join(&mut self, other: &Ended) {
+        if self.counts.len() < other.counts.len() {
+            self.counts.resize(other.counts.len(), 0);
+        }
+        for (a, &b) in self.counts.iter_mut().zip(&other.counts) {
+            *a = (*a).max(b);
+        }
+        if self.loose != other.loose {
+            self.loose.extend_from_slice(&other.loose);
+            self.loose.sort_unstable();
+            self.loose.dedup();
+        }
+    }
+
+    /// Whether all that a cluster's threads and engines did is over; of its
+    /// puts, whether they are.
+    pub fn covers(&self, cluster: u64, put: bool) -> bool {
+        let (device, launch, _) = parts_of(cluster);
+        let ended = self
+            .counts
+            .get(device)
+            .is_some_and(|&n| n as usize > launch);
+        ended && !(put && self.is_loose(device, launch))
+    }
+
+    fn is_loose(&self, device: usize, launch: usize) -> bool {
+        let first = cluster_of(device, launch, 0);
+        self.loose.binary_search(&first).is_ok()
+    }
+}
+
 /// Knowledge that a release hands to an acquire.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Edge {
     pub view: View,
     pub far: Option<Arc<Far>>,
+    pub ended: Option<Arc<Ended>>,
 }
 
 impl Edge {
     pub fn join(&mut self, other: &Edge) {
         self.view.join(&other.view);
         join_far(&mut self.far, other.far.as_ref());
+        join_ended(&mut self.ended, other.ended.as_ref());
+    }
+
+    /// Forgets clusters of which it is enough to know that they have ended.
+    pub fn prune(&mut self) {
+        if let (Some(far), Some(ended)) = (&mut self.far, &self.ended)
+            && far.keys().any(|&c| ended.covers(c, true))
+        {
+            Arc::make_mut(far).retain(|&c, _| !ended.covers(c, true));
+        }
     }
 
     pub fn clear(&mut self) {
         self.view.happened.clear();
         self.view.fenced.iter_mut().for_each(Clock::clear);
         self.far = None;
+        self.ended = None;
+    }
+}
+
+pub fn join_ended(into: &mut Option<Arc<Ended>>, from: Option<&Arc<Ended>>) {
+    let Some(from) = from else { return };
+    match into {
+        None => *into = Some(Arc::clone(from)),
+        Some(into) if Arc::ptr_eq(into, from) || **into == **from => {}
+        Some(into) => Arc::make_mut(into).join(from),
     }
 }
 
@@ -253,7 +360,7 @@ mod tests {
 
     #[test]
     fn every_slot_has_one_owner() {
-        let s = Slots { warps: 6 };
+        let s = Slots { warps: 6, puts: 6 };
         assert_eq!(s.owner(s.threads(5) + 31), Owner::Threads { warp: 5 });
         assert_eq!(s.owner(s.strong(5) + 31), Owner::Threads { warp: 5 });
         let core = Owner::TensorCore { warpgroup: 1 };
@@ -261,7 +368,36 @@ mod tests {
         assert_eq!(s.owner(s.cp_async(0)), Owner::CpAsync { warp: 0 });
         assert_eq!(s.owner(s.bulk_read(3) + 7), Owner::BulkRead { warp: 3 });
         assert_eq!(s.owner(s.bulk_done(5) + 31), Owner::BulkDone { warp: 5 });
+        assert_eq!(s.owner(s.put(0)), Owner::Put { warp: 0 });
+        assert_eq!(s.owner(s.put(5) + 31), Owner::Put { warp: 5 });
+        assert_eq!(s.owner(s.put_source(0)), Owner::PutSource { warp: 0 });
+        assert_eq!(s.owner(s.put_source(5)), Owner::PutSource { warp: 5 });
         assert_eq!(s.owner(s.mbarriers()), Owner::Mbarrier { index: 0 });
+        let without = Slots { puts: 0, ..s };
+        let barrier = Owner::Mbarrier { index: 0 };
+        assert_eq!(without.owner(without.bulk_done(5) + 32), barrier);
+    }
+
+    #[test]
+    fn what_has_ended_needs_no_clock() {
+        let mut a = Ended::default();
+        a.note(2, 5, false);
+        a.note(2, 6, true);
+        let cluster = |launch| cluster_of(2, launch, 99);
+        assert_eq!(parts_of(cluster(6)), (2, 6, 99));
+        assert!(a.covers(cluster(5), true) && a.covers(cluster(6), false));
+        assert!(!a.covers(cluster(6), true) && !a.covers(cluster(7), false));
+        assert!(!a.covers(cluster_of(1, 0, 0), false));
+        let mut edge = Edge {
+            ended: Some(Arc::new(a)),
+            ..Edge::default()
+        };
+        let view = Arc::new(View::default());
+        let far = [cluster(5), cluster(6), cluster(7)].map(|c| (c, Arc::clone(&view)));
+        edge.far = Some(Arc::new(Far::from(far)));
+        edge.prune();
+        let left: Vec<u64> = edge.far.iter().flat_map(|f| f.keys().copied()).collect();
+        assert_eq!(left, [cluster(6), cluster(7)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! The shadow of global memory: shared by all blocks of a launch.
+//! The shadow of global memory: shared by all blocks that run together.
 //!
 //! In: accesses of any worker. Pages of 4 KiB are made when they are first
-//! touched and dropped at the end of the launch; which bytes have ever been
+//! touched and dropped when all have ended; which bytes have ever been
 //! written outlives it, in [`Initialised`]. What a release wrote, and where, is
 //! kept for the acquires of other blocks ([`Vars`]).
 
@@ -164,20 +164,18 @@ impl Vars {
     }
 }
 
-/// What the checkers of a launch's blocks share.
+/// The shadow of global memory for as long as launches run.
 #[derive(Debug)]
-pub struct LaunchCheck<'a> {
+pub struct Pages<'a> {
     pages: Box<[Mutex<HashMap<u64, Page>>]>,
     initialised: &'a Initialised,
-    pub vars: Vars,
 }
 
-impl<'a> LaunchCheck<'a> {
-    pub fn new(initialised: &'a Initialised) -> LaunchCheck<'a> {
-        LaunchCheck {
+impl<'a> Pages<'a> {
+    pub fn new(initialised: &'a Initialised) -> Pages<'a> {
+        Pages {
             pages: sharded(),
             initialised,
-            vars: Vars::default(),
         }
     }
 
@@ -198,7 +196,7 @@ impl<'a> LaunchCheck<'a> {
     }
 }
 
-impl Drop for LaunchCheck<'_> {
+impl Drop for Pages<'_> {
     fn drop(&mut self) {
         for pages in &self.pages {
             for (&page, cells) in lock(pages).iter() {

@@ -52,11 +52,16 @@ pub struct WarpKnow {
 }
 
 impl WarpKnow {
-    pub fn reset(&mut self, slot: u32, strong: u32) {
+    /// Begins with what earlier launches leave to know.
+    pub fn reset(&mut self, slot: u32, strong: u32, before: &Edge) {
         self.parts.clear();
+        let know = Know {
+            edge: before.clone(),
+            ..Know::default()
+        };
         self.parts.push(Part {
             lanes: u32::MAX,
-            know: Know::default(),
+            know,
         });
         self.tick = 1;
         self.slot = slot;
@@ -280,7 +285,13 @@ impl<'a> Reader<'a> {
                 let far: Option<&Far> = k.edge.far.as_deref();
                 far.and_then(|f| f.get(&stamp.cluster)).map(|v| &**v)
             };
-            lanes == 0 || view.is_some_and(|v| of(v).covers(stamp.slot, lanes, stamp.count))
+            let known =
+                lanes == 0 || view.is_some_and(|v| of(v).covers(stamp.slot, lanes, stamp.count));
+            known
+                || k.edge
+                    .ended
+                    .as_ref()
+                    .is_some_and(|e| e.covers(stamp.cluster, stamp.put))
         })
     }
 }
@@ -295,6 +306,7 @@ pub fn abroad(edge: &Edge, cluster: u64) -> Edge {
     Edge {
         view: View::default(),
         far,
+        ended: edge.ended.clone(),
     }
 }
 
@@ -305,8 +317,8 @@ mod tests {
     #[test]
     fn a_lane_that_learns_alone_parts_until_the_warp_meets() {
         let (mut a, mut b) = (WarpKnow::default(), WarpKnow::default());
-        a.reset(0, 1000);
-        b.reset(32, 1032);
+        a.reset(0, 1000, &Edge::default());
+        b.reset(32, 1032, &Edge::default());
         let edge = a.release(1);
         b.acquire(1 << 5, &edge);
         let knows = |w: &WarpKnow, lane: u32, slot, of, count| {
@@ -323,8 +335,8 @@ mod tests {
     #[test]
     fn what_one_lane_saw_is_acquired_by_its_own_fence_after_a_meeting() {
         let (mut a, mut b) = (WarpKnow::default(), WarpKnow::default());
-        a.reset(0, 1000);
-        b.reset(32, 1032);
+        a.reset(0, 1000, &Edge::default());
+        b.reset(32, 1032, &Edge::default());
         a.fence(1, Scope::Gpu);
         a.meet(u32::MAX);
         assert!(a.fenced(0).is_some() && a.fenced(1).is_none());
@@ -345,7 +357,7 @@ mod tests {
     #[test]
     fn what_comes_after_a_release_is_not_told() {
         let mut a = WarpKnow::default();
-        a.reset(0, 1000);
+        a.reset(0, 1000, &Edge::default());
         let edge = a.release(1);
         assert_eq!(a.tick, 2);
         assert!(edge.view.happened.covers(0, 1, 1) && !edge.view.happened.covers(0, 1, 2));
@@ -358,7 +370,7 @@ mod tests {
     #[test]
     fn other_clusters_are_known_by_name() {
         let mut a = WarpKnow::default();
-        a.reset(0, 1000);
+        a.reset(0, 1000, &Edge::default());
         let edge = abroad(&a.release(2), 7);
         assert!(edge.view == View::default());
         let far = edge.far.as_deref().expect("told");

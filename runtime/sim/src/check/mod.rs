@@ -17,6 +17,8 @@
 //!   access     hooks: loads, stores, atomics
 //!   barriers   hooks: barriers, fences, mbarriers
 //!   engines    hooks: copies, tensor cores, the end of a block
+//!   puts       hooks: what goes to other ranks by NVSHMEM
+//!   launches   what ends with a launch, and what the next one begins with
 //!   report     findings in words
 //! ```
 //!
@@ -29,7 +31,9 @@ mod clock;
 mod engines;
 mod global;
 mod know;
+mod launches;
 mod mbarriers;
+mod puts;
 mod registers;
 mod report;
 mod shadow;
@@ -37,14 +41,18 @@ mod shared;
 
 pub use access::Access;
 pub use engines::{Engine, Range};
-pub use global::{Initialised, LaunchCheck};
+pub use global::Initialised;
+pub use launches::{LaunchCheck, Shape};
+pub use puts::Carried;
 pub use registers::Touch;
 pub use report::{Other, Place, Race, Rule};
 
+pub use clock::cluster_of;
 use clock::{Edge, Slots};
 use global::Vars;
 use know::WarpKnow;
 use mbarriers::Mbars;
+use puts::WarpPuts;
 use registers::Registers;
 use shared::Shadows;
 
@@ -86,6 +94,7 @@ pub struct Checker {
     warps_per_cta: u32,
     slots: Slots,
     know: Vec<WarpKnow>,
+    puts: Vec<WarpPuts>,
     registers: Vec<Registers>,
     shared: Shadows,
     mbars: Mbars,
@@ -100,16 +109,17 @@ impl Checker {
     pub fn reset(&mut self, env: &Env<'_>, cluster: u64) {
         let ctas: u32 = env.cluster.iter().product();
         self.warps_per_cta = env.threads().div_ceil(32);
-        self.cluster = clock::cluster_of(env.device, cluster);
-        self.slots = Slots {
-            warps: ctas * self.warps_per_cta,
-        };
+        self.cluster = env.cluster_id(cluster);
+        self.slots = launches::slots(env.kernel, env.block, env.cluster);
         let warps = self.slots.warps as usize;
+        let before = env.check.map(|c| c.begin(env.device)).unwrap_or_default();
         self.know.resize_with(warps, WarpKnow::default);
         for (w, k) in self.know.iter_mut().enumerate() {
             let w = w as u32;
-            k.reset(self.slots.threads(w), self.slots.strong(w));
+            k.reset(self.slots.threads(w), self.slots.strong(w), &before);
         }
+        self.puts.resize_with(warps, WarpPuts::default);
+        self.puts.iter_mut().for_each(WarpPuts::reset);
         if !env.kernel.touch.is_empty() {
             self.registers.resize_with(warps, Registers::default);
             for r in &mut self.registers {

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::Checker;
-use super::clock::{Owner, device_of};
+use super::clock::{Owner, device_of, parts_of};
 use super::shadow::{Conflict, IN_FLIGHT, Stamp};
 use crate::error::{FaultKind, Trouble, trouble};
 use crate::exec::state::Env;
@@ -113,7 +113,7 @@ fn lanes(mask: u32) -> String {
 }
 
 impl Checker {
-    /// The instruction at `pc` and who executed it.
+    /// An instruction of the kernel that runs, and who executed it.
     pub fn other(&self, env: &Env<'_>, pc: u32, who: String) -> Other {
         let line = env.kernel.lines.get(pc as usize).copied().unwrap_or(0);
         Other {
@@ -123,15 +123,49 @@ impl Checker {
         }
     }
 
+    /// The instruction that made an access, maybe one of another kernel, and
+    /// who executed it.
+    fn other_access(&self, env: &Env<'_>, s: &Stamp) -> Other {
+        let who = self.who(env, s);
+        match env.check.and_then(|c| c.shape(s.cluster)) {
+            Some(shape) => {
+                let (line, text) = shape.line(s.pc);
+                Other { line, text, who }
+            }
+            None => self.other(env, s.pc, who),
+        }
+    }
+
     fn warp(&self, env: &Env<'_>, stamp: &Stamp, warp: u32) -> String {
-        let per_cta = self.warps_per_cta.max(1);
-        let (device, cluster) = device_of(stamp.cluster);
-        let block = env.block_of(cluster, warp / per_cta);
+        let (device, launch, cluster) = parts_of(stamp.cluster);
+        let shape = env.check.and_then(|c| c.shape(stamp.cluster));
+        let (per_cta, block) = match shape {
+            Some(s) => {
+                let per_cta = s.warps_per_cta().max(1);
+                (per_cta, s.block_of(cluster, warp / per_cta))
+            }
+            None => {
+                let per_cta = self.warps_per_cta.max(1);
+                (per_cta, env.block_of(cluster, warp / per_cta))
+            }
+        };
         let mut block = format!("block ({}, {}, {})", block[0], block[1], block[2]);
+        if let Some(s) = shape
+            && (device, launch) != (env.device, env.launch)
+        {
+            block = format!("{block} of kernel `{}`", s.kernel.name);
+        }
         if device != env.device {
             block = format!("{block} of device {device}");
         }
         format!("warp {} of {block}", warp % per_cta)
+    }
+
+    /// What a slot of an access stands for.
+    fn owner(&self, env: &Env<'_>, s: &Stamp) -> Owner {
+        let shape = env.check.and_then(|c| c.shape(s.cluster));
+        let slots = shape.map_or(self.slots, |shape| shape.slots());
+        slots.owner(s.slot)
     }
 
     /// Who made an access.
@@ -143,7 +177,7 @@ impl Checker {
             ""
         };
         let l = lanes(s.lanes);
-        match self.slots.owner(s.slot) {
+        match self.owner(env, s) {
             Owner::Threads { warp } => {
                 format!("{does}{atomically} by {l} of {}", self.warp(env, s, warp))
             }
@@ -158,16 +192,19 @@ impl Checker {
                 "{does} by the bulk copy that {l} of {} issued",
                 self.warp(env, s, warp)
             ),
+            Owner::Put { warp } | Owner::PutSource { warp } => {
+                format!("{does} by a put of {}", self.warp(env, s, warp))
+            }
             Owner::Mbarrier { .. } => format!("{does} by the bulk load issued"),
         }
     }
 
-    fn missing(&self, old: &Stamp, new: &Stamp) -> String {
+    fn missing(&self, env: &Env<'_>, old: &Stamp, new: &Stamp) -> String {
         if old.strong.is_some() && new.strong.is_some() {
             return "both are strong, but the scope of one does not take in the other's thread"
                 .into();
         }
-        match self.slots.owner(old.slot) {
+        match self.owner(env, old) {
             Owner::Mbarrier { .. } => {
                 let barrier = self.mbars.of_slot(old.slot);
                 let at = barrier.map_or_else(String::new, |m| {
@@ -194,7 +231,16 @@ impl Checker {
             Owner::CpAsync { .. } => {
                 "cp.async.wait_group or cp.async.mbarrier.arrive, and a barrier, are missing".into()
             }
-            Owner::Threads { .. } if device_of(old.cluster).0 != device_of(new.cluster).0 => {
+            Owner::Put { .. } if device_of(old.cluster) == device_of(new.cluster) => {
+                "nvshmem_quiet by the warp that put, or nvshmem_fence between two of its puts, is missing".into()
+            }
+            Owner::Put { .. } => {
+                "the signal of this put, or of one behind a fence, has not been seen by an acquire of sys scope".into()
+            }
+            Owner::PutSource { .. } => {
+                "nvshmem_quiet by the warp that put, and an edge from there, are missing: the put may still read".into()
+            }
+            Owner::Threads { .. } if device_of(old.cluster) != device_of(new.cluster) => {
                 "no release and acquire of sys scope orders the two devices".into()
             }
             Owner::Threads { .. } if old.cluster != new.cluster => {
@@ -233,6 +279,7 @@ impl Checker {
         };
         let by = match self.slots.owner(new.slot) {
             Owner::Threads { .. } => "",
+            Owner::Put { .. } | Owner::PutSource { .. } => " by the put",
             Owner::TensorCore { .. } => " by the tensor core",
             Owner::CpAsync { .. } => " asynchronously",
             Owner::BulkRead { .. } | Owner::BulkDone { .. } => " by the bulk copy",
@@ -241,11 +288,11 @@ impl Checker {
         let does = format!("is {}{by}", if new.writes { "written" } else { "read" });
         let (rule, other, missing) = match found {
             Conflict::Unordered(old) => {
-                let other = self.other(env, old.pc, self.who(env, &old));
-                (Rule::Race, Some(other), self.missing(&old, new))
+                let other = self.other_access(env, &old);
+                (Rule::Race, Some(other), self.missing(env, &old, new))
             }
             Conflict::Unfenced(old) => {
-                let other = self.other(env, old.pc, self.who(env, &old));
+                let other = self.other_access(env, &old);
                 let missing = "the write is ordered before, but no fence.proxy.async between them makes it visible to the asynchronous proxy";
                 (Rule::ProxyFence, Some(other), missing.into())
             }

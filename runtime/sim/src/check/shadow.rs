@@ -42,6 +42,8 @@ pub struct Stamp {
     pub proxied: bool,
     /// In global memory, not in shared.
     pub global: bool,
+    /// It is a put to another rank, which may outlive its launch.
+    pub put: bool,
     /// A write of what the bytes held before.
     pub silent: bool,
     /// The CTA's rank in the cluster.
@@ -302,6 +304,7 @@ mod tests {
             chunk: 0,
             writes,
             proxied: false,
+            put: false,
             silent: false,
             global: false,
             rank: 0,

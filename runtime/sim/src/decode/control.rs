@@ -82,14 +82,16 @@ impl<'a> Decoder<'a> {
         let Some(Operand::Sym(Symbol::Item(id), 0)) = inst.operands.get(1) else {
             return unsupported("an indirect call");
         };
-        let Some(callee) = self.module.callee(*id) else {
-            let name = self.module.item(*id).map_or("?", |i| i.name());
-            if name == "__assertfail" {
-                self.push(Op::Trap);
-                return Ok(());
-            }
+        let callee = self.module.callee(*id);
+        let name = self.module.item(*id).map_or("?", |i| i.name());
+        if callee.is_none() && name == "__assertfail" {
+            self.push(Op::Trap);
+            return Ok(());
+        }
+        let nvshmem = callee.is_none() && name.starts_with("nvshmem");
+        if callee.is_none() && !nvshmem {
             return unsupported(format!("the external function `{name}`"));
-        };
+        }
         if self.calls.contains(id) {
             return unsupported("a recursive call");
         }
@@ -113,10 +115,12 @@ impl<'a> Decoder<'a> {
                 })
                 .collect()
         };
-        let call = Call {
-            params: place(args)?,
-            returns: place(returns)?,
+        let (params, returns) = (place(args)?, place(returns)?);
+        let Some(callee) = callee else {
+            let declared = self.module.functions().find(|f| f.name == name);
+            return self.nvshmem(name, declared, params);
         };
+        let call = Call { params, returns };
         // A guarded call is a branch around it.
         let skip = (self.guard != PSrc::TRUE).then(|| {
             let at = self.here();

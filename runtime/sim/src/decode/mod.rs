@@ -16,6 +16,7 @@ mod float;
 mod memory;
 mod mma;
 mod moves;
+mod nvshmem;
 mod operands;
 mod slots;
 mod sync;

@@ -33,6 +33,7 @@ impl<'a> Core<'a> {
         if self.check.is_some() {
             self.check_access(access, &addrs, mask, 0)?;
         }
+        self.count_writes(a.space, &addrs, mask, len);
         for (e, &b) in a.b.iter().enumerate() {
             let b = self.w.regs.get_wide(consts, b);
             let c =

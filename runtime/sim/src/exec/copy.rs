@@ -474,6 +474,7 @@ impl<'a> Core<'a> {
                 reduce,
             } => {
                 self.stats.bulk_bytes += tile.bytes();
+                self.count_copy(tile.base, tile.bytes());
                 let direction = reduce.map_or(Direction::Store, Direction::Reduce);
                 self.transfer(tile, coords, *src, lane, direction)?;
             }
@@ -503,6 +504,7 @@ impl<'a> Core<'a> {
                 self.stats.bulk_bytes += len;
                 let from = self.place(Space::Shared, *src, len, 16, lane)?;
                 let to = self.place(Space::Global, *dst, len, 16, lane)?;
+                self.count_copy(*dst, len);
                 match reduce {
                     None => self.copy(from, to, *bytes as usize)?,
                     Some((op, ty)) => {

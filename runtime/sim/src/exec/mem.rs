@@ -159,6 +159,10 @@ impl<'a> Core<'a> {
             self.check_access(st.access(), &addrs, mask, same)?;
         }
         self.flight.progress += 1;
+        if self.env.network.is_some() {
+            let addrs = self.addresses(st.addr, mask, consts);
+            self.count_writes(st.space, &addrs, mask, len);
+        }
         if st.order.strong() {
             fence(Release);
         }

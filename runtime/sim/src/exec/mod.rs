@@ -23,6 +23,8 @@ mod map_edit;
 mod matrix;
 pub mod mem;
 pub mod mma;
+mod nvshmem;
+mod peers;
 pub mod reach;
 pub mod registers;
 pub mod special;
@@ -261,10 +263,12 @@ impl Core<'_> {
             }
             Op::Pause => return Ok(Next::Poll),
             Op::Special32 { d, s } => {
+                self.look_at_clock(*s);
                 let v = self.special(*s).map(|x| x as u32);
                 self.w.regs.put32(*d, &v, active);
             }
             Op::Special64 { d, s } => {
+                self.look_at_clock(*s);
                 let v = self.special(*s);
                 self.w.regs.put64(*d, &v, active);
             }
@@ -345,6 +349,7 @@ impl Core<'_> {
             Op::Stmatrix { trans, a, addr } => self.stmatrix(*trans, a, *addr, active, consts)?,
             Op::Movmatrix { d, a } => self.movmatrix(*d, *a, active, consts)?,
             Op::Mma(mma) => self.mma(mma, active, consts)?,
+            Op::Nvshmem(call) => self.nvshmem(call, active)?,
             _ => return Err(illegal("an instruction without an executor")),
         }
         Ok(Next::Step)

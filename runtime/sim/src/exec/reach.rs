@@ -375,8 +375,8 @@ impl<'a> Core<'a> {
             return trouble(Some(lane), FaultKind::Exited { address, block });
         }
         let hint = match space {
-            Space::Global => self.env.table.describe(address),
-            Space::Generic if address >= GLOBAL_BASE => self.env.table.describe(address),
+            Space::Global => self.env.describe(address),
+            Space::Generic if address >= GLOBAL_BASE => self.env.describe(address),
             Space::Generic if address < SHARED_BASE => ": no memory is mapped there".into(),
             Space::Shared => format!(
                 ": the block has shared addresses {:#x} to {:#x}",

@@ -1,5 +1,7 @@
 //! Special registers (PTX ISA 10).
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use mcc_ptx::SpecialReg;
 
 use super::alu::lanes64;
@@ -50,6 +52,7 @@ impl Core<'_> {
             // Time is counted in executed warp instructions, so that runs can
             // be repeated. The blocks of a launch begin together, at the time
             // when the launch before ended; an instruction takes a nanosecond.
+            // For a warp that polls in vain time stands still, until it jumps.
             Clock => same(self.stats.instructions as u32),
             ClockHi => same((self.stats.instructions >> 32) as u32),
             Clock64 => [self.stats.instructions; 32],
@@ -66,7 +69,22 @@ impl Core<'_> {
         }
     }
 
+    /// Before a special register is read: a warp that polls sees the time at
+    /// which its polls began to be in vain.
+    pub fn look_at_clock(&mut self, s: SpecialReg) {
+        use SpecialReg::*;
+        if matches!(s, GlobalTimer | GlobalTimerLo | GlobalTimerHi) {
+            let now = self.now();
+            self.w.spin.look_at_clock(self.flight.progress, now);
+        }
+    }
+
+    fn now(&self) -> u64 {
+        let (started, jumped) = (&self.env.started, self.env.jumped);
+        started.load(Relaxed) + jumped.load(Relaxed) + self.stats.instructions
+    }
+
     fn global_timer(&self) -> u64 {
-        self.env.started + self.stats.instructions
+        self.w.spin.time().unwrap_or_else(|| self.now())
     }
 }

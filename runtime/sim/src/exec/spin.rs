@@ -5,13 +5,17 @@
 //! go on so for ever can be proved: without a change of memory a warp is a
 //! machine whose next state follows from its state, so that a state which
 //! comes back comes back for ever. States are compared by a 64-bit hash;
-//! Brent's method finds a cycle of any length. A warp that counts its tries or
-//! looks at the clock never comes back, and is not taken for dead.
+//! Brent's method finds a cycle of any length. For a warp that polls in vain
+//! `%globaltimer` stands still, so that one that looks at the clock comes back,
+//! too; that it did is kept, as it will go on when time jumps. A warp that
+//! counts its tries never comes back, and is not taken for dead.
 
 use super::state::{Wait, Warp};
 
 /// Reads of flags that may be in vain before the warp gives way.
 const PATIENCE: u32 = 8;
+/// Polls in vain before time stands still.
+const STANDSTILL: u32 = 2;
 /// Polls before states are compared.
 const SUSPICION: u32 = 64;
 
@@ -27,6 +31,10 @@ pub struct Spin {
     saved: (u64, u32),
     /// Until this poll the cycle is known to hold.
     holds_until: u32,
+    /// The warp has looked at the clock, and what it sees while time stands
+    /// still.
+    looked: bool,
+    time: Option<u64>,
 }
 
 impl Spin {
@@ -37,6 +45,27 @@ impl Spin {
                 ..Spin::default()
             };
         }
+    }
+}
+
+impl Spin {
+    /// The warp looks at the clock, which says `now`.
+    pub fn look_at_clock(&mut self, progress: u64, now: u64) {
+        self.since(progress);
+        self.looked = true;
+        if self.polls >= STANDSTILL && self.time.is_none() {
+            self.time = Some(now);
+        }
+    }
+
+    /// The time that the warp sees, if it stands still.
+    pub fn time(&self) -> Option<u64> {
+        self.time
+    }
+
+    /// Whether the warp looks at the clock while it polls.
+    pub fn looked(&self) -> bool {
+        self.looked
     }
 }
 

@@ -3,6 +3,7 @@
 //! A *group* is the unit that one host thread runs: the CTAs of one cluster.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
 
 use super::alu::Regs;
 use super::copy::AsyncOp;
@@ -13,6 +14,7 @@ use crate::check::{Checker, LaunchCheck};
 use crate::isa::{BarRed, Kernel, P, R};
 use crate::launch::Completion;
 use crate::memory::{SHARED_START, Table};
+use crate::network::Network;
 use crate::trace::{Recorder, TraceLimits};
 
 pub const NO_JOIN: u32 = u32::MAX;
@@ -33,12 +35,17 @@ pub struct Env<'a> {
     pub sms: u32,
     /// Registers of a thread when its block starts.
     pub registers: u32,
-    /// The device among those that run together.
+    /// The device among those that run together, and the launch among its own.
     pub device: usize,
+    pub launch: usize,
+    /// The device's number in its world.
+    pub rank: u32,
     /// The launch may overlap with the ones before it.
     pub programmatic: bool,
     /// `%globaltimer` when the launch begins.
-    pub started: u64,
+    pub started: AtomicU64,
+    /// How far the time of all devices has jumped.
+    pub jumped: &'a AtomicU64,
     pub limit: Option<u64>,
     /// Whether to keep a time line, and how long a one.
     pub trace: Option<TraceLimits>,
@@ -46,6 +53,8 @@ pub struct Env<'a> {
     pub lines: &'a [String],
     /// The shadow of global memory, when accesses are checked.
     pub check: Option<&'a LaunchCheck<'a>>,
+    /// To other ranks, where the device is one of a world.
+    pub network: Option<&'a Network<'a>>,
 }
 
 impl Env<'_> {
@@ -55,20 +64,40 @@ impl Env<'_> {
 
     /// The block of a rank in a cluster.
     pub fn block_of(&self, cluster: u64, rank: u32) -> [u32; 3] {
-        let c = self.cluster;
-        let along = |d: usize| u64::from(self.grid[d] / c[d]).max(1);
-        let at = [
-            cluster % along(0),
-            cluster / along(0) % along(1),
-            cluster / along(0) / along(1),
-        ];
-        let inside = [rank % c[0], rank / c[0] % c[1], rank / c[0] / c[1]];
-        std::array::from_fn(|d| at[d] as u32 * c[d] + inside[d])
+        block_of(self.grid, self.cluster, cluster, rank)
+    }
+
+    /// The number of one of its clusters among all that run together.
+    pub fn cluster_id(&self, cluster: u64) -> u64 {
+        crate::check::cluster_of(self.device, self.launch, cluster)
+    }
+
+    /// Where a global address lies that the device cannot touch, for messages.
+    pub fn describe(&self, address: u64) -> String {
+        let owner = self.network.and_then(|n| n.fabric.owner(address));
+        match (owner, self.network) {
+            (Some(rank), Some(n)) if !n.fabric.same_node(rank, self.rank) => {
+                format!(": not mapped: rank {rank} is on another node")
+            }
+            _ => self.table.describe(address),
+        }
     }
 
     pub fn shared_bytes(&self) -> u32 {
         SHARED_START + self.kernel.static_smem + self.dynamic_smem
     }
+}
+
+/// The block of a rank in a cluster of shape `c`.
+pub fn block_of(grid: [u32; 3], c: [u32; 3], cluster: u64, rank: u32) -> [u32; 3] {
+    let along = |d: usize| u64::from(grid[d] / c[d]).max(1);
+    let at = [
+        cluster % along(0),
+        cluster / along(0) % along(1),
+        cluster / along(0) / along(1),
+    ];
+    let inside = [rank % c[0], rank / c[0] % c[1], rank / c[0] / c[1]];
+    std::array::from_fn(|d| at[d] as u32 * c[d] + inside[d])
 }
 
 /// What a fragment waits for.
@@ -155,6 +184,8 @@ pub struct Warp {
     pub wgmma_groups: u32,
     /// Generation of the cluster barrier that the warp arrived at.
     pub cluster_arrived: Option<u32>,
+    /// Calls of `nvshmem_fence`.
+    pub fences: u32,
 }
 
 impl Warp {
@@ -236,6 +267,7 @@ impl Warp {
         self.cp_groups.resize(32, 0);
         self.wgmma_groups = 0;
         self.cluster_arrived = None;
+        self.fences = 0;
         self.early = 0;
     }
 }
@@ -349,6 +381,8 @@ impl Counters {
 pub struct Flight {
     pub copies: VecDeque<AsyncOp>,
     pub mmas: VecDeque<PendingMma>,
+    /// The number of the cluster in its launch.
+    pub cluster: u64,
     /// State of the generator for random completion.
     pub random: u64,
     /// Counts events that may let a waiting warp go on.

@@ -357,3 +357,16 @@ pub enum MapField {
     SwizzleMode,
     FillMode,
 }
+
+/// Functions of NVSHMEM that kernels call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NvshmemCall {
+    /// `nvshmemx_putmem_nbi_warp`.
+    Put,
+    /// `nvshmemx_putmem_signal_nbi_warp`.
+    PutSignal,
+    /// `nvshmemx_signal_op`.
+    Signal,
+    Fence,
+    Quiet,
+}

@@ -7,3 +7,4 @@
 mod bench;
 mod direct;
 mod routing;
+mod two_hop;

@@ -143,11 +143,8 @@ pub fn family(kernel: &Kernel) -> Result<Family<'_>, CodegenError> {
         KernelConfig::DirectDispatchReceive(c) => ep::direct::dispatch_receive(&kernel.name, c),
         KernelConfig::DirectCombineSend(c) => ep::direct::combine_send(&kernel.name, c),
         KernelConfig::DirectCombineReceive(c) => ep::direct::combine_receive(&kernel.name, c),
-        KernelConfig::TwoHopDispatch(_) | KernelConfig::TwoHopCombine(_) => Err(unsupported(
-            &kernel.name,
-            "a kernel over several ranks",
-            "kernels of one rank",
-        )),
+        KernelConfig::TwoHopDispatch(c) => ep::two_hop::dispatch(&kernel.name, c),
+        KernelConfig::TwoHopCombine(c) => ep::two_hop::combine(&kernel.name, c),
         KernelConfig::AttentionPrefill(c) => {
             attention::family(&kernel.name, c, attention::Rows::Queries)
         }

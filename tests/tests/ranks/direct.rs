@@ -9,7 +9,7 @@ use mcc_ir::numerics::{bf16_bits, bf16_value};
 use mcc_sim::Completion;
 
 use super::bench::{Bench, Value};
-use super::routing::{Pattern, Tokens, plan, rows};
+use super::routing::{Pattern, Tokens, draw_all, group, plan, rows};
 use crate::harness::Plane;
 
 /// Some launches in a row on one bench, so that buffers and counters are used again.
@@ -19,16 +19,6 @@ struct Case {
     quant: bool,
     weighted: bool,
     blocks: u32,
-}
-
-fn group(nodes: u32, gpus: u32, experts: u32, top_k: u32, tokens: u32) -> ExpertGroup {
-    ExpertGroup {
-        experts,
-        top_k,
-        nodes,
-        gpus,
-        tokens,
-    }
 }
 
 /// One step: tokens there, something done to their rows, and back.
@@ -225,20 +215,7 @@ fn step(bench: &mut Bench, case: &Case, all: &[Tokens], seed: u64) {
 fn run(case: &Case, completion: Completion, check: bool, seeds: &[(u64, Pattern)]) {
     let mut bench = Bench::new(case.group, completion, check);
     for (seed, pattern) in seeds {
-        let mut rng = Rng::new(seed ^ 0xd15);
-        let all: Vec<Tokens> = (0..bench.ranks())
-            .map(|rank| {
-                let most = case.group.tokens as usize;
-                // Some rank is without tokens, some is full; with seed 3 there are none at all.
-                let count = match (rank as u64 + seed) % 4 {
-                    _ if *seed == 3 => 0,
-                    0 => 0,
-                    1 => most,
-                    _ => rng.below(most + 1),
-                };
-                Tokens::draw(&mut rng, &case.group, count, *pattern)
-            })
-            .collect();
+        let all = draw_all(&case.group, *pattern, *seed);
         step(&mut bench, case, &all, *seed);
     }
 }

@@ -103,3 +103,30 @@ pub fn plan(g: &ExpertGroup, tokens: &Tokens) -> (Vec<i32>, Vec<i32>) {
     }
     (offsets, slots)
 }
+
+pub fn group(nodes: u32, gpus: u32, experts: u32, top_k: u32, tokens: u32) -> ExpertGroup {
+    ExpertGroup {
+        experts,
+        top_k,
+        nodes,
+        gpus,
+        tokens,
+    }
+}
+
+/// Tokens of all ranks. Some rank is without tokens, some is full; with seed 3 there are none at all.
+pub fn draw_all(g: &ExpertGroup, pattern: Pattern, seed: u64) -> Vec<Tokens> {
+    let mut rng = Rng::new(seed ^ 0xd15);
+    (0..g.ranks())
+        .map(|rank| {
+            let most = g.tokens as usize;
+            let count = match (u64::from(rank) + seed) % 4 {
+                _ if seed == 3 => 0,
+                0 => 0,
+                1 => most,
+                _ => rng.below(most + 1),
+            };
+            Tokens::draw(&mut rng, g, count, pattern)
+        })
+        .collect()
+}

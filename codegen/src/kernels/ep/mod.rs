@@ -10,6 +10,7 @@
 //! are never set back, so that no launch has to clean up behind another.
 
 pub mod direct;
+pub mod two_hop;
 
 use mcc_ir::exchange::{COUNTER, ExpertGroup, WORLD_HEADER};
 
@@ -39,10 +40,10 @@ fn check(name: &str, g: &ExpertGroup, row_bytes: u32) -> Result<(), CodegenError
             "a multiple of the ranks",
         );
     }
-    if ranks > 1024 || g.gpus > 8 {
+    if g.nodes > 64 || g.gpus > 8 {
         return refuse(
             format!("{} nodes of {} GPUs", g.nodes, g.gpus),
-            "up to 1024 ranks, 8 on a node",
+            "up to 64 nodes of up to 8",
         );
     }
     if g.top_k == 0 || g.top_k > WARP || g.experts > 1 << mcc_ir::exchange::EXPERT_BITS {

@@ -76,6 +76,19 @@ pub enum BufferKind {
         /// Byte offset, a multiple of 256.
         offset: u64,
     },
+    /// What ranks write into each other's memory: as large on every rank, zero when a model is loaded, never cleared
+    /// after. At most one.
+    Exchange,
+    /// Read by kernels, filled by the runtime when a model is loaded: which of the ranks that share the experts this one
+    /// is, and where the exchange buffers of all of them are mapped.
+    ///
+    /// ```text
+    /// u32 rank in the group | u32 ranks | u32 rank 0's PE | u32 0 | u64 address of each rank's buffer, 0 where not mapped
+    /// ```
+    World {
+        /// Ranks of the group.
+        ranks: u32,
+    },
 }
 
 /// A parameter: its type, where its values come from, and its buffers.

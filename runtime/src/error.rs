@@ -6,6 +6,8 @@ use std::sync::Arc;
 use mcc_bundle::{BundleError, ManifestError};
 use thiserror::Error;
 
+use crate::device::Status;
+
 /// Anything that the runtime reports.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
@@ -57,6 +59,21 @@ pub enum RuntimeError {
         /// What needs how much.
         plan: String,
     },
+    /// A bundle for groups of ranks, on a number of ranks that makes no whole groups.
+    #[error(
+        "the bundle spreads its experts over groups of {group} ranks, and {ranks} run together: start a multiple of {group}"
+    )]
+    WrongRanks {
+        /// Ranks of a group.
+        group: u32,
+        /// Ranks that run together.
+        ranks: usize,
+    },
+    /// A bundle that says where other ranks are, and has nothing that they could reach.
+    #[error(
+        "the bundle's program has a buffer of kind world and none of kind exchange; this is a bug of the compiler"
+    )]
+    NoExchange,
     /// A launch that no device could do: a fault of the compiler.
     #[error("step `{step}` with kernel `{kernel}`: {what}; this is a bug of the compiler")]
     BadStep {
@@ -316,6 +333,30 @@ pub enum DeviceError {
         name: String,
         /// What the driver says about it, and what to do.
         message: String,
+    },
+    /// A kernel that gave up waiting, on one of several ranks.
+    #[error("rank {rank} gave up in `{label}`: {status}")]
+    GaveUp {
+        /// The rank that it ran on.
+        rank: u32,
+        /// What the launch was for.
+        label: String,
+        /// What the kernel said.
+        status: Status,
+    },
+    /// Ranks that ask for different symmetric memory: they do not run the same program.
+    #[error(
+        "rank {rank} asks for {bytes} bytes on every rank for {what}, another one asked for {others}: do all run the same bundle?"
+    )]
+    Symmetric {
+        /// The rank that asks.
+        rank: u32,
+        /// What for.
+        what: String,
+        /// How much.
+        bytes: u64,
+        /// How much another one asked for.
+        others: u64,
     },
     /// An earlier failure has destroyed the device's context.
     #[error("the device is lost since an earlier failure ({by}); start the process again")]

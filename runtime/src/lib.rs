@@ -18,6 +18,7 @@ pub mod doctor;
 mod error;
 mod launch;
 mod model;
+mod ranks;
 mod sampling;
 mod serve;
 mod session;
@@ -25,6 +26,7 @@ mod stats;
 mod synthetic;
 mod text;
 mod trace;
+mod turns;
 mod weights;
 
 pub use check::{
@@ -34,11 +36,13 @@ pub use check::{
 pub use device::{
     CodeSource, CudaDevice, CudaProbe, Device, DeviceKind, DeviceMemory, DeviceOptions,
     DeviceProps, DeviceTime, EventId, FunctionId, FunctionInfo, GpuInfo, Launch, LaunchDims,
-    LaunchObserver, LaunchReport, ModuleImage, ParamSlot, PlanBuffer, SequenceError, SequenceKey,
-    SimDevice, StreamId, TensorMapSpec, open_device, probe_cuda,
+    LaunchObserver, LaunchReport, ModuleImage, ParamSlot, PlanBuffer, RankPlace, SequenceError,
+    SequenceKey, SimCluster, SimDevice, Status, StreamId, TensorMapSpec, WaitSite, open_device,
+    probe_cuda,
 };
 pub use error::{DeviceError, RuntimeError, WeightError};
 pub use model::{MemoryPlan, Model};
+pub use ranks::{RankResult, dealt, on_ranks};
 pub use sampling::{Sampling, SplitMix64};
 pub use serve::{ServeError, ServeOptions, Served, serve};
 pub use session::{LogitRows, Session, StepOutput};

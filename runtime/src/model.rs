@@ -18,6 +18,7 @@ use crate::launch::{PreparedStep, check_params};
 use crate::session::Session;
 use crate::stats::{Stats, StatsReport};
 use crate::trace::{Trace, TracedLaunch};
+use crate::turns::Turn;
 use crate::weights::{self, LoadProgress};
 
 /// A loaded model.
@@ -40,6 +41,8 @@ pub struct Model {
     /// When loading weights began.
     pub(crate) weights_began: Option<Instant>,
     trace: Option<Trace>,
+    /// Its part in steps that ranks take together.
+    turn: Option<Turn>,
 }
 
 /// An entry whose addresses are known.
@@ -60,6 +63,8 @@ pub struct MemoryPlan {
     pub states: u64,
     /// Inputs and outputs.
     pub ports: u64,
+    /// What ranks write into each other's memory.
+    pub exchange: u64,
     /// The temporaries' arena.
     pub arena: u64,
     /// What the temporaries would take if none shared memory.
@@ -84,7 +89,10 @@ impl MemoryPlan {
             let sum = match buffer.kind {
                 BufferKind::Weight => &mut plan.weights,
                 BufferKind::State => &mut plan.states,
-                BufferKind::Input | BufferKind::Output => &mut plan.ports,
+                BufferKind::Input | BufferKind::Output | BufferKind::World { .. } => {
+                    &mut plan.ports
+                }
+                BufferKind::Exchange => &mut plan.exchange,
                 BufferKind::Temp { .. } => &mut plan.temporaries,
             };
             // Temporaries may overlap without end; a hostile manifest cannot make the sum wrap.
@@ -169,7 +177,23 @@ impl Model {
             born: start,
             weights_began: None,
             trace: None,
+            turn: None,
         })
+    }
+
+    /// Takes every step of its sessions together with other ranks.
+    pub(crate) fn join(&mut self, turn: Turn) {
+        self.turn = Some(turn);
+    }
+
+    /// Which entry is to be executed next, when this rank wants `wanted`; the same, where there are no other ranks.
+    pub(crate) fn agree(&self, wanted: Option<&str>) -> Option<String> {
+        let Some(turn) = &self.turn else {
+            return wanted.map(str::to_owned);
+        };
+        let entries = &self.manifest.entries;
+        let index = wanted.and_then(|name| entries.iter().position(|e| e.name == name));
+        Some(entries.get(turn.agree(index)?)?.name.clone())
     }
 
     /// Fills the weight buffers from a Hugging Face checkpoint directory.
@@ -534,6 +558,7 @@ fn place(manifest: &Manifest, device: &mut dyn Device) -> Result<(Vec<u64>, u64)
     let needed = plan
         .weights
         .saturating_add(plan.ports)
+        .saturating_add(plan.exchange)
         .saturating_add(plan.arena);
     let memory = device.memory()?;
     if needed > memory.free {
@@ -546,7 +571,11 @@ fn place(manifest: &Manifest, device: &mut dyn Device) -> Result<(Vec<u64>, u64)
     }
     let mut planned = Vec::new();
     for buffer in &manifest.buffers {
-        if !matches!(buffer.kind, BufferKind::Temp { .. } | BufferKind::State) {
+        let apart = matches!(
+            buffer.kind,
+            BufferKind::Temp { .. } | BufferKind::State | BufferKind::Exchange
+        );
+        if !apart {
             planned.push(PlanBuffer {
                 what: &buffer.name,
                 bytes: buffer.bytes,
@@ -565,10 +594,45 @@ fn place(manifest: &Manifest, device: &mut dyn Device) -> Result<(Vec<u64>, u64)
         addresses.push(match buffer.kind {
             BufferKind::Temp { .. } => 0,
             BufferKind::State => device.reserve(buffer.bytes, &buffer.name)?,
+            BufferKind::Exchange => device.alloc_symmetric(buffer.bytes, &buffer.name)?,
             _ => placed.next().unwrap_or_default(),
         });
     }
+    fill_worlds(manifest, &addresses, device)?;
     Ok((addresses, placed.next().unwrap_or_default()))
+}
+
+/// Tells kernels which rank this is, and where the others' exchange buffers are mapped.
+fn fill_worlds(
+    manifest: &Manifest,
+    addresses: &[u64],
+    device: &mut dyn Device,
+) -> Result<(), RuntimeError> {
+    let of_kind = |kind| manifest.buffers.iter().position(|b| b.kind == kind);
+    for (buffer, &address) in manifest.buffers.iter().zip(addresses) {
+        let BufferKind::World { ranks: group } = buffer.kind else {
+            continue;
+        };
+        let exchange = of_kind(BufferKind::Exchange).ok_or(RuntimeError::NoExchange)?;
+        let place = device.place_in_world(addresses[exchange])?;
+        if !place.peers.len().is_multiple_of(group as usize) {
+            return Err(RuntimeError::WrongRanks {
+                group,
+                ranks: place.peers.len(),
+            });
+        }
+        // Ranks of a group are neighbours.
+        let first = place.rank / group * group;
+        let mut bytes: Vec<u8> = [place.rank - first, group, first, 0]
+            .into_iter()
+            .flat_map(u32::to_le_bytes)
+            .collect();
+        for peer in &place.peers[first as usize..(first + group) as usize] {
+            bytes.extend(peer.to_le_bytes());
+        }
+        device.write(address, &bytes)?;
+    }
+    Ok(())
 }
 
 /// The views of states in an entry's steps.

@@ -52,6 +52,7 @@ impl StepOutput {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Limits {
     context: u64,
+    least_context: u64,
     chunk: u64,
     rows: u64,
     vocab: u64,
@@ -217,10 +218,41 @@ impl<'m> Session<'m> {
         sampling: &Sampling,
         read: bool,
     ) -> Result<StepOutput, RuntimeError> {
+        while let Some(agreed) = self.model.agree(Some(entry)).filter(|e| e != entry) {
+            self.idle(&agreed)?;
+        }
+        self.own_step(entry, tokens, rows, sampling, read)
+    }
+
+    /// Takes part in what other ranks do, with no tokens, until none of them wants anything any more.
+    ///
+    /// # Errors
+    /// When the bundle was not built for steps of no tokens, or the device fails.
+    pub fn finish(&mut self) -> Result<(), RuntimeError> {
+        while let Some(agreed) = self.model.agree(None) {
+            self.idle(&agreed)?;
+        }
+        Ok(())
+    }
+
+    fn idle(&mut self, entry: &str) -> Result<(), RuntimeError> {
+        self.own_step(entry, &[], 0..0, &Sampling::default(), false)?;
+        Ok(())
+    }
+
+    fn own_step(
+        &mut self,
+        entry: &str,
+        tokens: &[i32],
+        rows: std::ops::Range<usize>,
+        sampling: &Sampling,
+        read: bool,
+    ) -> Result<StepOutput, RuntimeError> {
         let len = self.len + tokens.len() as u64;
         let dims: DimValues = [
             ("T", tokens.len() as u64),
-            ("C", len),
+            // Without any token yet an idle rank has the shortest context that there can be.
+            ("C", len.max(self.limits.least_context)),
             ("R", rows.len() as u64),
         ]
         .map(|(n, v)| (n.to_owned(), v))
@@ -284,6 +316,7 @@ impl Limits {
             what,
         };
         let mut bounds = [0; 3];
+        let least_context = manifest.dim("C").map_or(0, |decl| decl.min);
         for (bound, name) in bounds.iter_mut().zip(["T", "C", "R"]) {
             let decl = manifest
                 .dim(name)
@@ -356,6 +389,7 @@ impl Limits {
             .ok_or_else(|| wrong("its vocabulary is empty".to_owned()))?;
         Ok(Self {
             context,
+            least_context,
             chunk,
             rows,
             vocab,

@@ -85,6 +85,19 @@ impl Program {
                     );
                 }
             }
+            if let BufferKind::World { ranks } = buffer.kind {
+                let table = 16 + 8 * u64::from(ranks);
+                if ranks == 0 || table > buffer.bytes {
+                    return invalid(
+                        at(),
+                        format!("{} bytes do not hold {ranks} ranks", buffer.bytes),
+                    );
+                }
+            }
+        }
+        let exchange = |b: &&Buffer| b.kind == BufferKind::Exchange;
+        if self.buffers.iter().filter(exchange).count() > 1 {
+            return invalid("buffers".to_owned(), "two are of kind exchange".to_owned());
         }
         Ok(())
     }
@@ -209,11 +222,15 @@ impl Program {
             spec.check_view(view)
                 .map_err(|why| ProgramError::Invalid { at: at(), why })?;
             let buffer = self.buffer(view.buffer)?;
-            if spec.decl.written && matches!(buffer.kind, BufferKind::Weight | BufferKind::Input) {
+            let fixed = matches!(
+                buffer.kind,
+                BufferKind::Weight | BufferKind::Input | BufferKind::World { .. }
+            );
+            if spec.decl.written && fixed {
                 return invalid(
                     at(),
                     format!(
-                        "it is written, and `{}` is a weight or an input",
+                        "it is written, and `{}` is a weight, an input or the world",
                         buffer.name
                     ),
                 );

@@ -114,12 +114,22 @@ impl Checker<'_> {
                     },
                 )?;
             } else {
+                if let BufferKind::World { ranks } = buffer.kind {
+                    let holds = ranks > 0 && 16 + 8 * u64::from(ranks) <= buffer.bytes;
+                    ensure(holds, &place, || {
+                        format!("{} bytes do not hold {ranks} ranks", buffer.bytes)
+                    })?;
+                }
                 total = total.checked_add(buffer.bytes).ok_or_else(|| {
                     ManifestError::new(&place, "the sizes of all buffers together overflow")
                 })?;
             }
         }
-        Ok(())
+        let exchange = |b: &&Buffer| b.kind == BufferKind::Exchange;
+        let exchanges = self.manifest.buffers.iter().filter(exchange).count();
+        ensure(exchanges <= 1, "buffers", || {
+            format!("{exchanges} are of kind exchange, one can be")
+        })
     }
 
     fn buffer(&self, id: BufferId, place: &str) -> Result<&Buffer, ManifestError> {
@@ -341,7 +351,10 @@ impl Checker<'_> {
             )
         })?;
         let buffer = self.buffer(view.buffer, place)?;
-        let writable = !matches!(buffer.kind, BufferKind::Weight | BufferKind::Input);
+        let writable = !matches!(
+            buffer.kind,
+            BufferKind::Weight | BufferKind::Input | BufferKind::World { .. }
+        );
         ensure(!decl.written || writable, place, || {
             format!("writes to `{}`, which is {:?}", buffer.name, buffer.kind)
         })?;

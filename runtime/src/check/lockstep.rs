@@ -349,7 +349,15 @@ impl Model {
             for (view, &address) in step.operands.iter().zip(prepared.addresses()) {
                 let index = view.buffer.0 as usize;
                 let kind = self.manifest.buffers[index].kind;
-                if matches!(kind, BufferKind::Weight | BufferKind::Input) {
+                // Ranks' counters and addresses are their own.
+                let kept = matches!(
+                    kind,
+                    BufferKind::Weight
+                        | BufferKind::Input
+                        | BufferKind::Exchange
+                        | BufferKind::World { .. }
+                );
+                if kept {
                     continue;
                 }
                 let start = address - view.offset;

@@ -6,16 +6,20 @@
 //! read by the host after [`Device::synchronize`] or [`Device::read`]; a device whose context is lost refuses
 //! every later call and says why it was lost.
 
+mod cluster;
 mod cuda;
 mod sim;
+mod status;
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use mcc_bundle::{Bundle, DType};
 
+pub use cluster::{RankPlace, SimCluster};
 pub use cuda::{CudaDevice, CudaProbe, GpuInfo, probe_cuda};
 pub use sim::{LaunchObserver, SimDevice};
+pub use status::{Status, WaitSite};
 
 use crate::error::DeviceError;
 
@@ -72,6 +76,38 @@ pub trait Device {
     /// # Errors
     /// When `address` did not come from [`Self::reserve`].
     fn committed(&self, address: u64) -> Result<u64, DeviceError>;
+
+    /// Zeroed memory that every rank has that runs together with this device, as much of it on each: all of them ask in
+    /// the same order. A device without others has it alone.
+    ///
+    /// # Errors
+    /// When one of them has not that much memory left, or another one asked for more or for less.
+    fn alloc_symmetric(&mut self, bytes: u64, what: &str) -> Result<u64, DeviceError> {
+        let address = self.alloc(bytes, what)?;
+        self.fill(address, 0, bytes)?;
+        Ok(address)
+    }
+
+    /// How many ranks run together with this one, itself included.
+    fn ranks(&self) -> u32 {
+        1
+    }
+
+    /// Which of them it is, from 0.
+    fn rank(&self) -> u32 {
+        0
+    }
+
+    /// Which rank the device is, and where memory of [`Self::alloc_symmetric`] is mapped.
+    ///
+    /// # Errors
+    /// When `address` did not come from there.
+    fn place_in_world(&self, address: u64) -> Result<RankPlace, DeviceError> {
+        Ok(RankPlace {
+            rank: 0,
+            peers: vec![address],
+        })
+    }
 
     /// Copies to the device.
     ///

@@ -1,17 +1,21 @@
 //! The simulated Hopper device of `mcc-sim` behind [`Device`].
 //!
 //! In and out: as the trait says. Holds: a launch has run when it returns, on whatever stream it was given, so
-//! there is nothing to wait for; that is one of the orders that streams and events allow.
+//! there is nothing to wait for; that is one of the orders that streams and events allow. A rank of a cluster hands its
+//! launches in, and they have run when those of all other ranks have.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use mcc_bundle::DType;
-use mcc_sim::{Gpu, GpuConfig, LaunchConfig, Module, Swizzle, TensorElem, TensorMap};
+use mcc_sim::{Gpu, GpuConfig, LaunchConfig, LaunchStats, Module, Swizzle, TensorElem, TensorMap};
 
+use super::cluster::{Answer, OwnedLaunch, Rank, SeatError};
+use super::status::{self, Status};
 use super::{
     Device, DeviceMemory, DeviceOptions, DeviceProps, DeviceTime, EventId, FunctionId, Launch,
-    LaunchReport, ModuleImage, ParamSlot, PlanBuffer, StreamId, TensorMapSpec,
+    LaunchReport, ModuleImage, ParamSlot, PlanBuffer, RankPlace, SequenceError, SequenceKey,
+    StreamId, TensorMapSpec,
 };
 use crate::error::DeviceError;
 
@@ -23,9 +27,9 @@ const COPY_BYTES: usize = 1 << 20;
 
 /// A simulated GPU with the kernels that it has loaded.
 pub struct SimDevice {
-    gpu: Gpu,
+    seat: Seat,
     props: DeviceProps,
-    functions: Vec<(Module, String)>,
+    functions: Vec<Function>,
     /// Made so far, the main one among them.
     streams: usize,
     /// Recorded since the last synchronisation, and before it.
@@ -34,6 +38,21 @@ pub struct SimDevice {
     /// Buffers of each plan, by the address of the first.
     plans: BTreeMap<u64, Vec<u64>>,
     observer: Option<LaunchObserver>,
+}
+
+/// Whose the GPU is.
+enum Seat {
+    Alone(Box<Gpu>),
+    Rank(Rank),
+    /// A rank whose kernel has failed, and why.
+    Lost(Rank, String),
+}
+
+struct Function {
+    module: Module,
+    kernel: String,
+    /// Where the kernel says that it gives up, on a rank.
+    status: Option<u64>,
 }
 
 /// Is shown each launch before it runs, with the memory that the kernel finds.
@@ -61,6 +80,16 @@ impl SimDevice {
     /// Makes a device of which tests choose every property.
     #[must_use]
     pub fn with_config(config: GpuConfig) -> Self {
+        Self::on(Seat::Alone(Box::new(Gpu::new(config))))
+    }
+
+    /// The device of a rank.
+    pub(super) fn of_rank(rank: Rank) -> Self {
+        Self::on(Seat::Rank(rank))
+    }
+
+    fn on(seat: Seat) -> Self {
+        let config = seat.gpu().config();
         let props = DeviceProps {
             name: config.name.clone(),
             sms: config.sms,
@@ -70,7 +99,7 @@ impl SimDevice {
             asynchronous: false,
         };
         Self {
-            gpu: Gpu::new(config),
+            seat,
             props,
             functions: Vec::new(),
             streams: 1,
@@ -97,7 +126,7 @@ impl SimDevice {
     }
 
     fn out_of_memory(&self, bytes: u64, what: &str, err: &mcc_sim::SimError) -> DeviceError {
-        let (used, total) = self.gpu.memory_used();
+        let (used, total) = self.gpu().memory_used();
         DeviceError::OutOfMemory {
             bytes,
             what: what.to_owned(),
@@ -107,12 +136,145 @@ impl SimDevice {
         }
     }
 
-    fn function(&self, function: FunctionId) -> Result<&(Module, String), DeviceError> {
+    fn gpu(&self) -> &Gpu {
+        self.seat.gpu()
+    }
+
+    fn function(&self, function: FunctionId) -> Result<&Function, DeviceError> {
         self.functions
             .get(function.0)
             .ok_or_else(|| DeviceError::NoKernel {
                 kernel: format!("number {}", function.0),
             })
+    }
+}
+
+impl SimDevice {
+    /// Gives a kernel that can give up a place to say so.
+    fn connect_status(&self, module: &Module) -> Result<Option<u64>, DeviceError> {
+        let Some((variable, 8)) = module.global(status::VARIABLE) else {
+            return Ok(None);
+        };
+        let bytes = (status::WORDS * size_of::<u64>()) as u64;
+        let words = self.gpu().alloc(bytes, ALIGN)?;
+        self.gpu().fill(words, 0, bytes)?;
+        self.gpu().write(variable, &words.to_le_bytes())?;
+        Ok(Some(words))
+    }
+
+    /// What the kernel of a launch said before it trapped.
+    fn status(&self, launch: &Launch<'_>) -> Option<Status> {
+        let words = self.function(launch.function).ok()?.status?;
+        let mut bytes = [0; status::WORDS * size_of::<u64>()];
+        self.gpu().read(words, &mut bytes).ok()?;
+        let (words, _) = bytes.as_chunks::<8>();
+        Status::decode([u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1])])
+    }
+
+    /// Runs launches of a rank together with those of the others.
+    fn run_together(
+        &mut self,
+        launches: &[Launch<'_>],
+    ) -> Result<Vec<LaunchReport>, SequenceError> {
+        let failed = |index, source| SequenceError { index, source };
+        let rank = match &self.seat {
+            Seat::Rank(rank) => rank,
+            Seat::Lost(_, by) => {
+                return Err(failed(None, DeviceError::Lost { by: by.clone() }));
+            }
+            Seat::Alone(_) => return Ok(Vec::new()),
+        };
+        let owned = launches.iter().map(|launch| {
+            let function = self.function(launch.function)?;
+            Ok(OwnedLaunch {
+                module: function.module.clone(),
+                kernel: function.kernel.clone(),
+                config: config(launch),
+                params: launch.params.to_vec(),
+            })
+        });
+        let owned: Vec<OwnedLaunch> = owned
+            .collect::<Result<_, DeviceError>>()
+            .map_err(|source| failed(None, source))?;
+        let start = Instant::now();
+        match rank.run(owned) {
+            Ok(answer) => {
+                self.keep_times(start, &answer);
+                Ok(answer.launches.into_iter().map(report).collect())
+            }
+            Err(SeatError::Refused(error)) => Err(failed(None, error.into())),
+            Err(SeatError::Failed(error)) => {
+                let launch = launches.get(error.launch);
+                let said = launch.and_then(|launch| Some((launch, self.status(launch)?)));
+                let source = match said {
+                    Some((launch, status)) => DeviceError::GaveUp {
+                        rank: rank.number(),
+                        label: launch.label.to_owned(),
+                        status,
+                    },
+                    None => error.source.into(),
+                };
+                self.lose(&source);
+                Err(failed(launch.map(|_| error.launch), source))
+            }
+        }
+    }
+
+    /// The kernel of a rank has failed: the rank takes no part any more.
+    fn lose(&mut self, by: &DeviceError) {
+        // A device that stands alone goes on.
+        let nobody = Seat::Alone(Box::new(Gpu::new(GpuConfig::default())));
+        self.seat = match std::mem::replace(&mut self.seat, nobody) {
+            Seat::Rank(rank) => {
+                rank.leave();
+                Seat::Lost(rank, by.to_string())
+            }
+            seat => seat,
+        };
+    }
+
+    /// The ranks' turn took a time, of which each launch has a part as its instructions are one of all.
+    fn keep_times(&mut self, start: Instant, answer: &Answer) {
+        let Some(timing) = &mut self.timing else {
+            return;
+        };
+        let mut at = start.duration_since(timing.start);
+        for launch in &answer.launches {
+            let part = launch.warp_instructions as f64 / answer.instructions.max(1) as f64;
+            let duration = answer.wall.mul_f64(part);
+            timing.launches.push(DeviceTime {
+                start: at,
+                duration,
+            });
+            at += duration;
+        }
+    }
+}
+
+impl Seat {
+    fn gpu(&self) -> &Gpu {
+        match self {
+            Self::Alone(gpu) => gpu,
+            Self::Rank(rank) | Self::Lost(rank, _) => rank.gpu(),
+        }
+    }
+}
+
+fn config(launch: &Launch<'_>) -> LaunchConfig {
+    LaunchConfig {
+        grid: launch.dims.grid,
+        block: [launch.dims.block, 1, 1],
+        cluster: launch.dims.cluster,
+        dynamic_smem: launch.dims.smem_bytes,
+        programmatic: launch.dims.programmatic,
+    }
+}
+
+fn report(stats: LaunchStats) -> LaunchReport {
+    LaunchReport {
+        instructions: Some(stats.warp_instructions),
+        tensor_macs: Some(stats.wgmma_macs),
+        bulk_bytes: Some(stats.bulk_bytes),
     }
 }
 
@@ -122,7 +284,7 @@ impl Device for SimDevice {
     }
 
     fn memory(&self) -> Result<DeviceMemory, DeviceError> {
-        let (used, total) = self.gpu.memory_used();
+        let (used, total) = self.gpu().memory_used();
         Ok(DeviceMemory {
             free: total.saturating_sub(used),
             total,
@@ -130,7 +292,7 @@ impl Device for SimDevice {
     }
 
     fn alloc(&mut self, bytes: u64, what: &str) -> Result<u64, DeviceError> {
-        self.gpu
+        self.gpu()
             .alloc(bytes, ALIGN)
             .map_err(|err| self.out_of_memory(bytes, what, &err))
     }
@@ -143,7 +305,7 @@ impl Device for SimDevice {
                 Ok(address) => addresses.push(address),
                 Err(err) => {
                     for address in addresses {
-                        self.gpu.free(address)?;
+                        self.gpu().free(address)?;
                     }
                     return Err(err);
                 }
@@ -159,31 +321,31 @@ impl Device for SimDevice {
         let addresses = self.plans.remove(&address).unwrap_or(vec![address]);
         Ok(addresses
             .into_iter()
-            .try_for_each(|address| self.gpu.free(address))?)
+            .try_for_each(|address| self.gpu().free(address))?)
     }
 
     fn reserve(&mut self, bytes: u64, what: &str) -> Result<u64, DeviceError> {
-        self.gpu
+        self.gpu()
             .alloc_growing(bytes)
             .map_err(|err| self.out_of_memory(bytes, what, &err))
     }
 
     fn commit(&mut self, address: u64, bytes: u64) -> Result<(), DeviceError> {
-        self.gpu
+        self.gpu()
             .grow(address, bytes)
             .map_err(|err| self.out_of_memory(bytes, "a cache that grows", &err))
     }
 
     fn committed(&self, address: u64) -> Result<u64, DeviceError> {
-        Ok(self.gpu.size_of(address)?)
+        Ok(self.gpu().size_of(address)?)
     }
 
     fn write(&mut self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
-        Ok(self.gpu.write(address, bytes)?)
+        Ok(self.gpu().write(address, bytes)?)
     }
 
     fn read(&mut self, address: u64, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        Ok(self.gpu.read(address, bytes)?)
+        Ok(self.gpu().read(address, bytes)?)
     }
 
     fn copy(&mut self, from: u64, to: u64, len: u64) -> Result<(), DeviceError> {
@@ -193,26 +355,34 @@ impl Device for SimDevice {
         while done < len {
             let n = (len - done).min(piece.len() as u64);
             let piece = &mut piece[..n as usize];
-            self.gpu.read(from + done, piece)?;
-            self.gpu.write(to + done, piece)?;
+            self.gpu().read(from + done, piece)?;
+            self.gpu().write(to + done, piece)?;
             done += n;
         }
         Ok(())
     }
 
     fn fill(&mut self, address: u64, byte: u8, len: u64) -> Result<(), DeviceError> {
-        Ok(self.gpu.fill(address, byte, len)?)
+        Ok(self.gpu().fill(address, byte, len)?)
     }
 
     fn load_module(&mut self, image: &ModuleImage<'_>) -> Result<FunctionId, DeviceError> {
-        let module = self.gpu.load_module(image.ptx)?;
-        self.functions.push((module, image.kernel.to_owned()));
+        let module = self.gpu().load_module(image.ptx)?;
+        let status = match self.seat {
+            Seat::Alone(_) => None,
+            _ => self.connect_status(&module)?,
+        };
+        self.functions.push(Function {
+            module,
+            kernel: image.kernel.to_owned(),
+            status,
+        });
         Ok(FunctionId(self.functions.len() - 1))
     }
 
     fn param_layout(&self, function: FunctionId) -> Result<Vec<ParamSlot>, DeviceError> {
-        let (module, kernel) = self.function(function)?;
-        let layout = module.param_layout(kernel)?;
+        let function = self.function(function)?;
+        let layout = function.module.param_layout(&function.kernel)?;
         Ok(layout
             .into_iter()
             .map(|(offset, size)| ParamSlot { offset, size })
@@ -257,30 +427,79 @@ impl Device for SimDevice {
         launch: &Launch<'_>,
     ) -> Result<LaunchReport, DeviceError> {
         self.check_stream(stream)?;
-        if let Some(observer) = &mut self.observer {
-            observer(&self.gpu, launch);
-        }
-        let (module, kernel) = self.function(launch.function)?;
-        let config = LaunchConfig {
-            grid: launch.dims.grid,
-            block: [launch.dims.block, 1, 1],
-            cluster: launch.dims.cluster,
-            dynamic_smem: launch.dims.smem_bytes,
-            programmatic: launch.dims.programmatic,
+        let Seat::Alone(gpu) = &self.seat else {
+            let ran = self.run_together(std::slice::from_ref(launch));
+            let reports = ran.map_err(|err| err.source)?;
+            return Ok(reports.first().copied().unwrap_or_default());
         };
+        if let Some(observer) = &mut self.observer {
+            observer(gpu, launch);
+        }
+        let Function { module, kernel, .. } = self.function(launch.function)?;
         let start = Instant::now();
-        let stats = self.gpu.launch(module, kernel, &config, launch.params)?;
+        let stats = gpu.launch(module, kernel, &config(launch), launch.params)?;
         if let Some(timing) = &mut self.timing {
             timing.launches.push(DeviceTime {
                 start: start.duration_since(timing.start),
                 duration: start.elapsed(),
             });
         }
-        Ok(LaunchReport {
-            instructions: Some(stats.warp_instructions),
-            tensor_macs: Some(stats.wgmma_macs),
-            bulk_bytes: Some(stats.bulk_bytes),
-        })
+        Ok(report(stats))
+    }
+
+    fn launch_sequence(
+        &mut self,
+        key: SequenceKey,
+        launches: &[Launch<'_>],
+    ) -> Result<Vec<LaunchReport>, SequenceError> {
+        let _ = key;
+        if !matches!(self.seat, Seat::Alone(_)) {
+            return self.run_together(launches);
+        }
+        let mut reports = Vec::with_capacity(launches.len());
+        for (index, one) in launches.iter().enumerate() {
+            let ran = self.launch(StreamId::MAIN, one);
+            reports.push(ran.map_err(|source| SequenceError {
+                index: Some(index),
+                source,
+            })?);
+        }
+        Ok(reports)
+    }
+
+    fn alloc_symmetric(&mut self, bytes: u64, what: &str) -> Result<u64, DeviceError> {
+        match &mut self.seat {
+            Seat::Rank(rank) | Seat::Lost(rank, _) => rank.alloc_symmetric(bytes, what),
+            Seat::Alone(_) => {
+                let address = self.alloc(bytes, what)?;
+                self.fill(address, 0, bytes)?;
+                Ok(address)
+            }
+        }
+    }
+
+    fn ranks(&self) -> u32 {
+        match &self.seat {
+            Seat::Rank(rank) | Seat::Lost(rank, _) => rank.ranks(),
+            Seat::Alone(_) => 1,
+        }
+    }
+
+    fn rank(&self) -> u32 {
+        match &self.seat {
+            Seat::Rank(rank) | Seat::Lost(rank, _) => rank.number(),
+            Seat::Alone(_) => 0,
+        }
+    }
+
+    fn place_in_world(&self, address: u64) -> Result<RankPlace, DeviceError> {
+        match &self.seat {
+            Seat::Rank(rank) | Seat::Lost(rank, _) => rank.place(address),
+            Seat::Alone(_) => Ok(RankPlace {
+                rank: 0,
+                peers: vec![address],
+            }),
+        }
     }
 
     fn set_timing(&mut self, on: bool) -> Result<(), DeviceError> {

@@ -3,14 +3,7 @@
 //! In: two words a kernel, in host memory that the GPU writes to. Out: a sentence for the error.
 //! Holds: each kernel has words of its own, so that the sentence names the kernel; they are zero until one gives up.
 //!
-//! A kernel that waits for an mbarrier longer than its limit stores, through the module's variable `mcc_status`,
-//!
-//! ```text
-//! word 0   0x4D43 | site (16 bits) | linear block index (32 bits)
-//! word 1   nanoseconds waited (48 bits) | linear thread index (16 bits)
-//! ```
-//!
-//! and traps.
+//! What the words mean is in [`crate::device::status`].
 
 use core::ffi::CStr;
 use std::fmt::Write as _;
@@ -22,18 +15,13 @@ use super::context::Context;
 use super::failure::Failure;
 use super::handles::{Owned, Pinned};
 use super::module::Function;
+use crate::device::status::{Status, WORDS};
 
 /// The module's variable: the address of its words, or 0.
 pub(super) const VARIABLE: &CStr = c"mcc_status";
 
 /// Kernels with words of their own; later ones share the last pair.
 const PLACES: usize = 512;
-
-/// Words of a kernel.
-const WORDS: usize = 2;
-
-/// First 16 bits of word 0.
-const MAGIC: u64 = 0x4D43;
 
 /// The words of all kernels.
 pub(super) struct StatusWords {
@@ -71,51 +59,12 @@ impl StatusWords {
                 // time: the read is volatile, and a torn pair is still two numbers.
                 unsafe { at.read_volatile() }
             });
-            if let Some(said) = decode(words) {
+            if let Some(said) = Status::decode(words) {
                 let shared = place == PLACES - 1 && functions.len() > PLACES;
                 let kernel = if shared { "" } else { functions[place].name() };
                 let _ = write!(text, "; kernel `{kernel}` gave up: {said}");
             }
         }
         text
-    }
-}
-
-/// A sentence, when the words were written.
-fn decode([first, second]: [u64; WORDS]) -> Option<String> {
-    if first >> 48 != MAGIC {
-        return None;
-    }
-    let site = match (first >> 32) & 0xFFFF {
-        1 => "a full barrier (data that should arrive)".to_owned(),
-        2 => "an empty barrier (a stage that should be freed)".to_owned(),
-        3 => "another barrier".to_owned(),
-        other => format!("site {other}"),
-    };
-    let block = first & 0xFFFF_FFFF;
-    let thread = second & 0xFFFF;
-    let seconds = (second >> 16) as f64 * 1e-9;
-    Some(format!(
-        "block {block}, thread {thread} waited {seconds:.1} s at {site}"
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_become_a_sentence() {
-        assert_eq!(decode([0, 0]), None);
-        let words = [0x4D43_0001_0000_0007, (10_000_000_000 << 16) | 128];
-        assert_eq!(
-            decode(words).as_deref(),
-            Some("block 7, thread 128 waited 10.0 s at a full barrier (data that should arrive)")
-        );
-        let words = [0x4D43_0009_0000_0000, 0];
-        assert_eq!(
-            decode(words).as_deref(),
-            Some("block 0, thread 0 waited 0.0 s at site 9")
-        );
     }
 }

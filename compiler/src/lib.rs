@@ -11,6 +11,7 @@
 //! | [`source`] | what the user points at, and the graph in it |
 //! | [`import`] | Hugging Face checkpoints |
 //! | [`stages`] | the pipeline |
+//! | [`kernels`] | what several builds need not compile twice |
 //! | [`pack`] | program and kernels to bundle |
 //! | [`ptxas`] | NVIDIA's assembler, when it is there |
 //! | [`doctor`] | what this machine has and lacks |
@@ -24,6 +25,7 @@ pub mod error;
 pub mod fuzz;
 pub mod gemm;
 pub mod import;
+pub mod kernels;
 pub mod pack;
 pub mod ptxas;
 pub mod source;

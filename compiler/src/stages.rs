@@ -10,6 +10,7 @@
 //! | ptxas | PTX | cubins and resources, when it is there | SASS |
 //! | pack | all of it | bundle | – |
 
+use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use mcc_passes::select::{DimHint, Options as SelectOptions};
 use mcc_passes::target::Target;
 
 use crate::error::Error;
+use crate::kernels::Kernels;
 use crate::ptxas::{Assembled, Ptxas};
 use crate::source::Source;
 
@@ -82,6 +84,20 @@ pub fn run(
     last: Option<Emit>,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Built, Error> {
+    run_with(source, options, last, &Kernels::new(), progress)
+}
+
+/// [`run`], one of several builds that have kernels in common: those in `kernels` are not compiled again.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(
+    source: &Source,
+    options: &BuildOptions,
+    last: Option<Emit>,
+    kernels: &Kernels,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Built, Error> {
     let mut built = Built {
         target: Target::load(&options.target)?,
         graph: source.module.clone(),
@@ -137,10 +153,11 @@ pub fn run(
     }
 
     let shown = last.is_some_and(|l| matches!(l, Emit::Mlir | Emit::Llvm));
-    let codegen = Codegen::new().with_intermediates(shown || options.dump.is_some());
+    let intermediates = shown || options.dump.is_some();
+    let codegen = LazyCell::new(|| Codegen::new().with_intermediates(intermediates));
     for (i, kernel) in program.kernels.iter().enumerate() {
         progress(&kernel.name, i, program.kernels.len());
-        let code = codegen.compile(kernel)?;
+        let code = kernels.code(kernel, intermediates, || &*codegen)?;
         let on_the_way = code.intermediate.iter();
         let texts = on_the_way.flat_map(|i| [("mlir", &i.mlir), ("ll", &i.llvm)]);
         for (ending, text) in texts.chain([("ptx", &code.ptx)]) {

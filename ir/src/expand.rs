@@ -2,9 +2,10 @@
 //!
 //! The evaluator runs these, and fusion rules are right when both of their sides evaluate alike.
 
-use crate::graph::{Graph, SourceLoc, ValueId};
+use crate::graph::{Graph, ReplaceError, SourceLoc, ValueId};
 use crate::op::{Op, TypeError};
 use crate::types::DType;
+use thiserror::Error;
 
 impl Op {
     /// Adds the plain ops that this fused op stands for; their values are the op's results, in order. `None` for
@@ -127,5 +128,38 @@ impl Op {
             _ => return Ok(None),
         };
         Ok(Some(results))
+    }
+}
+
+/// A graph that has no expansion: one that was not verified.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ExpandError {
+    /// A fused op does not fit its operands.
+    #[error(transparent)]
+    Op(#[from] TypeError),
+    /// Its expansion does not give what the op gives.
+    #[error(transparent)]
+    Result(#[from] ReplaceError),
+}
+
+impl Graph {
+    /// The same graph with every fused op replaced by its expansion.
+    ///
+    /// # Errors
+    /// None for a verified graph.
+    pub fn in_plain_ops(&self) -> Result<Graph, ExpandError> {
+        let mut graph = self.clone();
+        for node in graph.topo() {
+            let (op, operands) = (graph.op(node).clone(), graph.operands(node));
+            let Some(plain) = op.expand(&mut graph, &operands, None)? else {
+                continue;
+            };
+            let results: Vec<ValueId> = graph.results(node).collect();
+            for (old, new) in results.into_iter().zip(plain) {
+                graph.replace_all_uses(old, new)?;
+            }
+        }
+        graph.dead_code_eliminate();
+        Ok(graph)
     }
 }

@@ -24,6 +24,7 @@ pub mod program;
 pub mod types;
 pub mod verify;
 
+pub use expand::ExpandError;
 pub use graph::{Graph, Node, NodeId, SourceLoc, ValueId};
 pub use marks::{Freedom, Marks};
 pub use mesh::{Mesh, MeshError};

@@ -202,7 +202,7 @@ fn without_the_egraph_the_cache_write_is_refused_with_the_line_that_made_it() {
     assert!(
         error
             .loc
-            .is_some_and(|loc| loc.file.ends_with("deepseek_v3.rs"))
+            .is_some_and(|loc| loc.file.ends_with("layers/mla.rs"))
     );
 }
 

@@ -19,7 +19,7 @@ use crate::session::Session;
 use crate::stats::{Stats, StatsReport};
 use crate::trace::{Trace, TracedLaunch};
 use crate::turns::Turn;
-use crate::weights::{self, LoadProgress};
+use crate::weights::{self, Checkpoint, LoadProgress};
 
 /// A loaded model.
 pub struct Model {
@@ -205,13 +205,25 @@ impl Model {
         dir: impl AsRef<Path>,
         progress: &mut dyn FnMut(LoadProgress<'_>),
     ) -> Result<(), RuntimeError> {
+        self.load_checkpoint(&Checkpoint::open(dir)?, progress)
+    }
+
+    /// The same from an open checkpoint.
+    ///
+    /// # Errors
+    /// As [`Self::load_weights`].
+    pub fn load_checkpoint(
+        &mut self,
+        checkpoint: &Checkpoint,
+        progress: &mut dyn FnMut(LoadProgress<'_>),
+    ) -> Result<(), RuntimeError> {
         let start = Instant::now();
         let addresses = &self.addresses;
         let address = |id: BufferId| addresses[id.0 as usize];
         let device = self.device.as_mut();
         let mut write = |at: u64, bytes: &[u8]| device.write(at, bytes);
         self.stats.weight_bytes =
-            weights::load(&self.manifest, &address, &mut write, dir.as_ref(), progress)?;
+            weights::load(&self.manifest, &address, &mut write, checkpoint, progress)?;
         self.stats.weights = start.elapsed();
         self.weights_began = Some(start);
         self.weights_loaded = true;

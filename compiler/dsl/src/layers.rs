@@ -5,7 +5,11 @@
 //! use, gate and up are two products. Where several uses share an input, where a norm could quantise on its way out or
 //! two products be one, the compiler's rewrite rules find it (`docs/rules.md`).
 
+mod mla;
+
 use mcc_ir::DType;
+
+pub use mla::{LatentAttention, LatentShape, Query, Rotation, latent_attention};
 
 use crate::model::Param;
 use crate::tensor::{Product, Routing, Tensor, concat};

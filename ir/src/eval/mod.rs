@@ -82,13 +82,29 @@ pub fn new_states(module: &Module) -> Values {
 /// the step reads and writes its leading rows, as a kernel does in a buffer of maximal size. On an
 /// error no state has changed.
 pub fn run(step: Step<'_>, states: &mut Values) -> Result<Values, EvalError> {
+    run_with(step, states, &mut |_, _, _| {})
+}
+
+/// Is shown an op, its operands and its results, and may change the results before others read them.
+pub type After<'a> = dyn FnMut(&Op, &[&Tensor], &mut [Tensor]) + 'a;
+
+/// [`run`] with a look at each op behind it. A fused op is one op here; [`Graph::in_plain_ops`] has the ops that it
+/// stands for.
+///
+/// # Errors
+/// As [`run`]; and where `after` left results whose types are not the op's.
+pub fn run_with(
+    step: Step<'_>,
+    states: &mut Values,
+    after: &mut After<'_>,
+) -> Result<Values, EvalError> {
     let mut ranks = [Rank {
         dims: step.dims,
         inputs: step.inputs,
         params: step.params,
         states,
     }];
-    let outputs = run_ranks(step.module, step.entry, &mut ranks)?;
+    let outputs = ranks::run_ranks_with(step.module, step.entry, &mut ranks, after)?;
     Ok(outputs.into_iter().next().unwrap_or_default())
 }
 
@@ -241,11 +257,13 @@ fn named(
 /// The value of an input, a parameter or a state.
 type Leaf<'a> = Result<Cow<'a, Tensor>, EvalError>;
 
-/// Every value of a graph on each rank, op by op; `leaf` gives a rank's inputs, parameters and states.
+/// Every value of a graph on each rank, op by op; `leaf` gives a rank's inputs, parameters and states, `after` is shown
+/// each op.
 fn eval_graph<'a>(
     graph: &Graph,
     dims: &[&Dims],
     leaf: &dyn Fn(usize, &Op) -> Leaf<'a>,
+    after: &mut After<'_>,
 ) -> Result<Vec<HashMap<ValueId, Cow<'a, Tensor>>>, EvalError> {
     let mut ranks: Vec<HashMap<ValueId, Cow<'a, Tensor>>> = vec![HashMap::new(); dims.len()];
     for node in graph.topo() {
@@ -262,7 +280,10 @@ fn eval_graph<'a>(
             .map(|values| operands.iter().filter_map(|v| values.get(v)))
             .map(|tensors| tensors.map(AsRef::as_ref).collect())
             .collect();
-        let results = eval_op_on_ranks(op, &tensors, dims)?;
+        let mut results = eval_op_on_ranks(op, &tensors, dims)?;
+        for (operands, results) in tensors.iter().zip(&mut results) {
+            after(op, operands, results);
+        }
         for (values, results) in ranks.iter_mut().zip(results) {
             values.extend(graph.results(node).zip(results.into_iter().map(Cow::Owned)));
         }

@@ -193,7 +193,7 @@ fn eval_expansion(op: &Op, operands: &[&Tensor], dims: &Dims) -> Result<Vec<Tens
                 )
             })
     };
-    let mut ranks = eval_graph(&graph, &[dims], &|_, op| leaf(op))?;
+    let mut ranks = eval_graph(&graph, &[dims], &|_, op| leaf(op), &mut |_, _, _| {})?;
     let mut values = ranks.pop().unwrap_or_default();
     Ok(results
         .iter()

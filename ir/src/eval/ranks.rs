@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::error::EvalError;
 use super::tensor::Tensor;
 use super::{
-    Dims, Step, Values, bind_dims, current_states, eval_graph, expect_type, find, named,
+    After, Dims, Step, Values, bind_dims, current_states, eval_graph, expect_type, find, named,
     with_leading_rows,
 };
 use crate::graph::Graph;
@@ -37,6 +37,16 @@ pub fn run_ranks(
     module: &Module,
     entry: &str,
     ranks: &mut [Rank<'_>],
+) -> Result<Vec<Values>, EvalError> {
+    run_ranks_with(module, entry, ranks, &mut |_, _, _| {})
+}
+
+/// [`run_ranks`]; `after` is shown each op of each rank.
+pub(super) fn run_ranks_with(
+    module: &Module,
+    entry: &str,
+    ranks: &mut [Rank<'_>],
+    after: &mut After<'_>,
 ) -> Result<Vec<Values>, EvalError> {
     let graph = module
         .entry(entry)
@@ -68,9 +78,8 @@ pub fn run_ranks(
         }
     };
     let dims_of_ranks: Vec<&Dims> = dims.iter().collect();
-    let values = eval_graph(graph, &dims_of_ranks, &|number, op| {
-        leaf(number, op).map_err(blame(number))
-    })?;
+    let leaf = |number: usize, op: &Op| leaf(number, op).map_err(blame(number));
+    let values = eval_graph(graph, &dims_of_ranks, &leaf, after)?;
 
     let mut outputs = Vec::with_capacity(ranks.len());
     let mut updates = Vec::with_capacity(ranks.len());

@@ -1,11 +1,13 @@
-//! A Hugging Face checkpoint directory, memory-mapped.
+//! A Hugging Face checkpoint: a directory, memory-mapped, or a file's bytes.
 //!
-//! In: a directory with `model.safetensors`, or with `model.safetensors.index.json` and its shards.
+//! In: a directory with `model.safetensors`, or with `model.safetensors.index.json` and its shards; or what would be in
+//! such a file.
 //! Out: each tensor's dtype, shape and bytes. Holds: every range was checked against its file; nothing is
 //! read before it is asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -27,7 +29,24 @@ pub struct Checkpoint {
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    map: Mmap,
+    data: ShardData,
+}
+
+#[derive(Debug)]
+enum ShardData {
+    Mapped(Mmap),
+    Held(Vec<u8>),
+}
+
+impl Deref for ShardData {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Held(bytes) => bytes,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -78,6 +97,21 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// A checkpoint of one file that was never written: its bytes in the safetensors format. Errors name it `name`.
+    ///
+    /// # Errors
+    /// When the bytes are damaged.
+    pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, WeightError> {
+        let path = PathBuf::from(name);
+        let mut checkpoint = Self {
+            dir: path.clone(),
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+        };
+        checkpoint.add(path, ShardData::Held(bytes))?;
+        Ok(checkpoint)
+    }
+
     /// The directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -98,7 +132,7 @@ impl Checkpoint {
         Some(Stored {
             dtype: location.dtype,
             shape: &location.shape,
-            data: &shard.map[location.start..location.end],
+            data: &shard.data[location.start..location.end],
             file: &shard.path,
         })
     }
@@ -168,16 +202,20 @@ impl Checkpoint {
             path: path.clone(),
             source,
         };
-        let corrupt = |what: String| WeightError::Corrupt {
-            path: path.clone(),
-            what,
-        };
         let file = File::open(&path).map_err(io)?;
         // SAFETY: the map is only read. Should another process shorten the file meanwhile, the system ends this
         // one with a bus error; checkpoints are not written while they are in use.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        self.add(path, ShardData::Mapped(map))
+    }
+
+    fn add(&mut self, path: PathBuf, data: ShardData) -> Result<(), WeightError> {
+        let corrupt = |what: String| WeightError::Corrupt {
+            path: path.clone(),
+            what,
+        };
         let (header_bytes, header) =
-            SafeTensors::read_metadata(&map).map_err(|err| corrupt(err.to_string()))?;
+            SafeTensors::read_metadata(&data).map_err(|err| corrupt(err.to_string()))?;
         // `read_metadata` has checked that the tensors fill the rest of the file exactly.
         let data_start = 8 + header_bytes;
         let shard = self.shards.len();
@@ -195,7 +233,7 @@ impl Checkpoint {
                 )));
             }
         }
-        self.shards.push(Shard { path, map });
+        self.shards.push(Shard { path, data });
         Ok(())
     }
 }

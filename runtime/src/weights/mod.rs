@@ -52,11 +52,10 @@ pub(crate) fn load(
     manifest: &Manifest,
     address: &dyn Fn(BufferId) -> u64,
     write_to_device: &mut WriteTo<'_>,
-    dir: &Path,
+    checkpoint: &Checkpoint,
     progress: &mut dyn FnMut(LoadProgress<'_>),
 ) -> Result<u64, WeightError> {
-    let checkpoint = Checkpoint::open(dir)?;
-    let plans = plans(&checkpoint, &manifest.params)?;
+    let plans = plans(checkpoint, &manifest.params)?;
     let total = plans.len();
     let mut bytes = 0;
     for (done, (param, plan)) in manifest.params.iter().zip(&plans).enumerate() {

@@ -162,7 +162,7 @@ fn load_param(
         &manifest,
         &|id| u64::from(id.0) << 32,
         &mut |address, bytes| memory.write(address, bytes),
-        dir,
+        &Checkpoint::open(dir)?,
         &mut |p| {
             last = Some((p.done, p.total, p.bytes));
         },

@@ -353,6 +353,8 @@ impl Part {
             model.try_set_option("random_seed", 0),
             model.try_set_option("mip_rel_gap", 0.0),
             model.try_set_option("mip_max_nodes", nodes),
+            // Takes most of the time of a small program, which the first relaxation all but solves.
+            model.try_set_option("mip_heuristic_run_feasibility_jump", false),
             model.try_set_option("time_limit", left.as_secs_f64()),
         ];
         if set.iter().any(Result::is_err) {

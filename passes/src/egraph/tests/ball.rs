@@ -138,7 +138,7 @@ fn unit(out: DType) -> f64 {
 
 /// Values of the outputs that are floats, in order.
 pub(super) fn outputs(graph: &Graph, inputs: &Values, params: &Values, tokens: u64) -> Vec<Ball> {
-    let graph = &expanded(graph);
+    let graph = &graph.in_plain_ops().unwrap();
     let mut values: HashMap<ValueId, Value> = HashMap::new();
     let dims = BTreeMap::from([("T".into(), tokens)]);
     for node in graph.topo() {
@@ -161,22 +161,6 @@ pub(super) fn outputs(graph: &Graph, inputs: &Values, params: &Values, tokens: u
             Value::Ints(_) => None,
         })
         .collect()
-}
-
-/// The graph in plain ops.
-fn expanded(graph: &Graph) -> Graph {
-    let mut graph = graph.clone();
-    for id in graph.topo() {
-        let (op, operands) = (graph.op(id).clone(), graph.operands(id));
-        let Some(plain) = op.expand(&mut graph, &operands, None).unwrap() else {
-            continue;
-        };
-        for (old, new) in graph.results(id).collect::<Vec<_>>().into_iter().zip(plain) {
-            graph.replace_all_uses(old, new).unwrap();
-        }
-    }
-    graph.dead_code_eliminate();
-    graph
 }
 
 fn leaf(tensor: &Tensor) -> Value {

@@ -6,8 +6,8 @@
 use mcc_ir::{Dim, ParamSource, Type};
 
 use super::config::Config;
-use crate::layers::{Experts, Mlp};
-use crate::model::{Model, Param, State};
+use crate::layers::{Experts, LatentAttention, Mlp, Query};
+use crate::model::{Model, Param};
 use crate::tensor::Routing;
 use crate::types::{bf16, f32, fp8_weight, stack, tensor};
 
@@ -27,30 +27,9 @@ pub(super) struct Weights {
 /// One layer's.
 pub(super) struct Layer {
     pub input_norm: Param,
-    pub mla: Attention,
+    pub mla: LatentAttention,
     pub post_attention_norm: Param,
     pub ffn: Ffn,
-}
-
-/// Multi-head latent attention.
-pub(super) struct Attention {
-    pub q: Query,
-    /// `[latent + rope, D]`
-    pub kv_a: Param,
-    /// `[latent]`
-    pub kv_a_norm: Param,
-    /// `[H * (nope + v), latent]`: for each head the rows of its keys, then those of its values.
-    pub kv_b: Param,
-    /// `[D, H * v]`
-    pub o: Param,
-    /// `[C, latent + rope]`
-    pub cache: State,
-}
-
-/// The query projection.
-pub(super) enum Query {
-    LowRank { a: Param, norm: Param, b: Param },
-    Full(Param),
 }
 
 /// The second half of a layer.
@@ -125,7 +104,7 @@ impl Scope<'_> {
         }
     }
 
-    fn mla(&self, c: &Dim) -> Attention {
+    fn mla(&self, c: &Dim) -> LatentAttention {
         let config = self.config;
         let (d, heads, latent) = (
             config.hidden_size,
@@ -147,7 +126,7 @@ impl Scope<'_> {
             None => Query::Full(self.linear("self_attn.q_proj", q_rows, d)),
         };
 
-        Attention {
+        LatentAttention {
             q,
             kv_a: self.linear("self_attn.kv_a_proj_with_mqa", latent + rope, d),
             kv_a_norm: self.norm("self_attn.kv_a_layernorm", latent),

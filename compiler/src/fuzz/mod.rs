@@ -1,7 +1,7 @@
 //! Random models through the whole compiler, against the evaluator.
 //!
 //! In: a seed. It stands for a small well-typed model of the layers that model authors use, a random checkpoint, and
-//! steps to run ([`draw`]). The model is optimised, lowered, compiled, and run on the simulated device. Out: whether both
+//! steps to run (`draw.rs`). The model is optimised, lowered, compiled, and run on the simulated device. Out: whether both
 //! hold:
 //!
 //! - the optimised graph evaluates as the author's: to the same bits, or, where the author allows other roundings, to
@@ -9,7 +9,7 @@
 //! - the device computes what the optimised graph means: bit for bit, or, behind ops whose order of operations is left
 //!   open, as near as neighbouring BF16 values of these make it.
 //!
-//! How near that is depends on the graph, and is found by disturbing it ([`spread`]).
+//! How near that is depends on the graph, and is found by disturbing it (`spread.rs`).
 //!
 //! The same seed is the same model, checkpoint and input on every machine.
 

@@ -69,6 +69,17 @@ pub enum RuntimeError {
         /// Ranks that run together.
         ranks: usize,
     },
+    /// Ranks that do not divide into nodes.
+    #[error("{ranks} ranks on {nodes} nodes: each node has the same number of them, at least one")]
+    BadRanks {
+        /// Ranks.
+        ranks: u32,
+        /// Nodes.
+        nodes: u32,
+    },
+    /// Ranks that failed. The others have ended well, or would have.
+    #[error("{}", list(.0))]
+    Ranks(Vec<RankError>),
     /// A bundle that says where other ranks are, and has nothing that they could reach.
     #[error(
         "the bundle's program has a buffer of kind world and none of kind exchange; this is a bug of the compiler"
@@ -208,21 +219,61 @@ impl RuntimeError {
             _ => false,
         }
     }
+
+    /// Whether a kernel gave up because another rank did not come.
+    #[must_use]
+    pub const fn misses_a_rank(&self) -> bool {
+        match self {
+            Self::Device(DeviceError::GaveUp { status, .. })
+            | Self::Step {
+                source: DeviceError::GaveUp { status, .. },
+                ..
+            } => status.site.peer().is_some(),
+            _ => false,
+        }
+    }
+}
+
+/// Why one of several ranks failed.
+#[derive(Debug, Error)]
+#[error("rank {rank}: {source}")]
+pub struct RankError {
+    /// Which one.
+    pub rank: usize,
+    /// Why.
+    pub source: RuntimeError,
+}
+
+/// One a line: first those that failed by themselves, then those that only missed another one.
+fn list(errors: &[RankError]) -> String {
+    let (missed, first): (Vec<_>, Vec<_>) = errors.iter().partition(|e| e.source.misses_a_rank());
+    let lines: Vec<String> = first
+        .into_iter()
+        .chain(missed)
+        .map(ToString::to_string)
+        .collect();
+    lines.join("\n")
 }
 
 /// A device that is not there, or that refused. Small enough to be part of a result everywhere.
 #[derive(Clone, Debug, Error)]
 pub enum DeviceError {
-    /// No such kind of device.
+    /// Checks of what a GPU does not tell.
     #[error(
         "--check is for the simulated device: on a GPU nothing tells races; leave it out, or use `--device sim`"
     )]
     ChecksOnGpu,
+    /// No such kind of device.
     #[error("there is no device `{asked}`; known are `sim`, `cuda` and `cuda:N`")]
     Unknown {
         /// Asked for.
         asked: String,
     },
+    /// Several ranks of one process on GPUs.
+    #[error(
+        "several ranks in one process are simulated ones: use `--device sim`, or leave `--ranks` out"
+    )]
+    RanksOnGpu,
     /// No NVIDIA driver on this machine.
     #[error(
         "no NVIDIA driver was found (libcuda.so.1 is not on this machine): install the driver, or use `--device sim`"
@@ -377,6 +428,7 @@ impl DeviceError {
             self,
             Self::Unknown { .. }
                 | Self::ChecksOnGpu
+                | Self::RanksOnGpu
                 | Self::NoDriver
                 | Self::DriverTooOld { .. }
                 | Self::NoGpu

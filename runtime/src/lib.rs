@@ -38,11 +38,11 @@ pub use device::{
     DeviceProps, DeviceTime, EventId, FunctionId, FunctionInfo, GpuInfo, Launch, LaunchDims,
     LaunchObserver, LaunchReport, ModuleImage, ParamSlot, PlanBuffer, RankPlace, SequenceError,
     SequenceKey, SimCluster, SimDevice, Status, StreamId, TensorMapSpec, WaitSite, open_device,
-    probe_cuda,
+    open_ranks, probe_cuda,
 };
-pub use error::{DeviceError, RuntimeError, WeightError};
+pub use error::{DeviceError, RankError, RuntimeError, WeightError};
 pub use model::{MemoryPlan, Model};
-pub use ranks::{RankResult, dealt, on_ranks};
+pub use ranks::{RankResult, RanksReport, evaluate_on_ranks, generate_on_ranks, on_ranks};
 pub use sampling::{Sampling, SplitMix64};
 pub use serve::{ServeError, ServeOptions, Served, serve};
 pub use session::{LogitRows, Session, StepOutput};

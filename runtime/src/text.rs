@@ -122,6 +122,22 @@ pub fn evaluate(
     chunk: Option<usize>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<EvalReport, RuntimeError> {
+    check_eval(session, tokens, context)?;
+    let mut scores = Vec::with_capacity(tokens.len());
+    for window in eval_windows(tokens, context) {
+        progress(scores.len(), tokens.len() - 1);
+        scores.extend(score_window(session, window, chunk)?);
+    }
+    progress(scores.len(), tokens.len() - 1);
+    Ok(EvalReport::of(scores.iter()))
+}
+
+/// Whether a text can be evaluated in windows of `context` tokens.
+pub(crate) fn check_eval(
+    session: &Session<'_>,
+    tokens: &[i32],
+    context: usize,
+) -> Result<(), RuntimeError> {
     if tokens.len() < 2 {
         return Err(RuntimeError::TextTooShort {
             tokens: tokens.len(),
@@ -133,31 +149,43 @@ pub fn evaluate(
             context: session.context(),
         });
     }
-    let (mut total, mut scored) = (0.0, 0);
-    for window in eval_windows(tokens, context) {
-        progress(scored, tokens.len() - 1);
-        session.reset()?;
-        let (inputs, targets) = (&window[..window.len() - 1], &window[1..]);
-        let output = session.prefill(inputs, chunk, LogitRows::All, &Sampling::default())?;
-        for (position, (row, &target)) in output.rows().zip(targets).enumerate() {
+    Ok(())
+}
+
+/// Negative log-likelihoods of a window's tokens but the first, in nats.
+pub(crate) fn score_window(
+    session: &mut Session<'_>,
+    window: &[i32],
+    chunk: Option<usize>,
+) -> Result<Vec<f64>, RuntimeError> {
+    session.reset()?;
+    let (inputs, targets) = (&window[..window.len() - 1], &window[1..]);
+    let output = session.prefill(inputs, chunk, LogitRows::All, &Sampling::default())?;
+    let scored = output.rows().zip(targets).enumerate();
+    scored
+        .map(|(position, (row, &target))| {
             // The last target of a window is no input of it, so it has not been checked yet.
-            let nll = usize::try_from(target)
+            usize::try_from(target)
                 .ok()
                 .and_then(|target| token_nll(row, target))
                 .ok_or(RuntimeError::TokenOutOfRange {
                     token: target,
                     position: position as u64 + 1,
                     vocab: output.vocab as u64,
-                })?;
-            total += nll;
-            scored += 1;
+                })
+        })
+        .collect()
+}
+
+impl EvalReport {
+    /// The mean of all scores, added up in their order.
+    pub(crate) fn of<'s>(scores: impl Iterator<Item = &'s f64>) -> Self {
+        let (total, tokens) = scores.fold((0.0, 0_u32), |(sum, n), nll| (sum + nll, n + 1));
+        Self {
+            nll: total / f64::from(tokens),
+            tokens: tokens as usize,
         }
     }
-    progress(scored, tokens.len() - 1);
-    Ok(EvalReport {
-        nll: total / scored as f64,
-        tokens: scored,
-    })
 }
 
 /// `-ln softmax(logits)[target]` in FP64; `None` when there is no such logit.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mcc_runtime::{
     DeviceError, GenerateOptions, LogitRows, Model, RuntimeError, Sampling, SimCluster, SimDevice,
-    WaitSite, dealt, generate, on_ranks,
+    WaitSite, evaluate, evaluate_on_ranks, generate, generate_on_ranks, on_ranks,
 };
 use mcc_sim::{Completion, Death, GpuConfig, SimError};
 
@@ -67,7 +67,7 @@ fn continued(
         cluster,
         |_, device| Model::load(device, meeting::bundle(ranks as u32)),
         |rank, session| {
-            for (i, prompt) in dealt(prompts, rank, ranks) {
+            for (i, prompt) in prompts.iter().enumerate().skip(rank).step_by(ranks) {
                 session.reset()?;
                 let text = generate(session, prompt, &options(i + 6), &mut |_| ())?;
                 texts.lock().expect("no panic")[i] = Some(text.tokens);
@@ -93,6 +93,49 @@ fn prompts_of_all_ranks_come_out_as_on_one() {
             }
         }
     }
+}
+
+#[test]
+fn prompts_and_windows_are_dealt_to_ranks() {
+    let load = |_, device| Model::load(device, meeting::bundle(4));
+    let prompts = prompts();
+    let cluster = || cluster(2, 2, Completion::Early, 60);
+    let (texts, report) = generate_on_ranks(&cluster(), load, &prompts, &options(5)).expect("runs");
+    for (prompt, text) in prompts.iter().zip(&texts) {
+        assert_eq!(text.tokens, alone(prompt, 5));
+    }
+    let json = report.to_json();
+    assert_eq!(json["ranks"].as_array().map(Vec::len), Some(4));
+    assert_eq!(json["traffic"].as_array().map(Vec::len), Some(12));
+    assert!(
+        report.to_string().contains("traffic  from rank"),
+        "{report}"
+    );
+    let tokens: Vec<i32> = (0..60).map(|i| i * 7 % 32).collect();
+    let (got, _) = evaluate_on_ranks(&cluster(), load, &tokens, 9, Some(4)).expect("runs");
+    let device = SimDevice::with_config(GpuConfig::default());
+    let mut model = Model::load(Box::new(device), counting::bundle()).expect("loads");
+    let mut session = model.session().expect("a text model");
+    let want = evaluate(&mut session, &tokens, 9, Some(4), &mut |_, _| ()).expect("runs");
+    assert_eq!(got, want);
+    let short = evaluate_on_ranks(&cluster(), load, &[1], 9, None);
+    assert!(matches!(
+        short,
+        Err(RuntimeError::TextTooShort { tokens: 1 })
+    ));
+    // Those that failed by themselves come first.
+    let cluster = cluster();
+    cluster.kill(3, Death::BeforeLaunch(1));
+    let error = generate_on_ranks(&cluster, load, &prompts, &options(5))
+        .err()
+        .expect("killed");
+    let text = error.to_string();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines.len() == 4 && lines[0].starts_with("rank 3: ") && lines[0].contains("killed"));
+    assert!(
+        lines[1..].iter().all(|l| l.ends_with("for rows of rank 3")),
+        "{text}"
+    );
 }
 
 #[test]

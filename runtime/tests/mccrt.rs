@@ -2,6 +2,8 @@
 
 #[path = "support/counting.rs"]
 mod counting;
+#[path = "support/meeting.rs"]
+mod meeting;
 #[path = "support/parts.rs"]
 mod parts;
 
@@ -94,6 +96,61 @@ fn exit_codes_say_whose_fault_it_is() {
             "{message}"
         );
     }
+}
+
+#[test]
+fn several_ranks_continue_several_prompts() {
+    let bench = Bench::new();
+    meeting::bundle(4)
+        .write(bench.path("meeting.mccb"))
+        .expect("writes");
+    let run = |bundle: &str, more: &[&str]| {
+        let args = ["run", bundle, "--synthetic", "0", "--max-tokens", "3"];
+        let prompts = ["--tokens", "1,2,3", "--tokens", "4", "--tokens", "5,6"];
+        bench.run(&[&args[..], &prompts, more].concat())
+    };
+    let (code, alone, err) = run("counting.mccb", &[]);
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(alone.lines().count(), 3);
+    let (code, out, err) = run("meeting.mccb", &["--ranks", "4", "--nodes", "2", "--stats"]);
+    assert_eq!((code, out), (Some(0), alone), "{err}");
+    assert!(
+        err.contains("rank 0 of 4") && err.contains("messages"),
+        "{err}"
+    );
+    for (more, message) in [
+        (
+            &["--ranks", "2"][..],
+            "groups of 4 ranks, and 2 run together",
+        ),
+        (&["--ranks", "4", "--nodes", "3"], "4 ranks on 3 nodes"),
+        (
+            &["--ranks", "4", "--trace", "x.json"],
+            "--trace shows one rank",
+        ),
+    ] {
+        let (code, _, err) = run("meeting.mccb", more);
+        assert!(code == Some(1) && err.contains(message), "{err}");
+    }
+    let (code, _, err) = run("meeting.mccb", &["--ranks", "4", "--device", "cuda"]);
+    assert!(code == Some(2) && err.contains("simulated ones"), "{err}");
+    std::fs::write(bench.path("text.ids"), "1 2 3 4 5 6 7 8 9 10").expect("writes");
+    let eval = |bundle: &str, more: &[&str]| {
+        let args = [
+            "eval",
+            bundle,
+            "--synthetic",
+            "0",
+            "--tokens",
+            "text.ids",
+            "--context",
+            "2",
+        ];
+        bench.run(&[&args[..], more].concat())
+    };
+    let (_, alone, _) = eval("counting.mccb", &[]);
+    let (code, out, err) = eval("meeting.mccb", &["--ranks", "4"]);
+    assert_eq!((code, out), (Some(0), alone), "{err}");
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use mcc_runtime::evaluate;
+use mcc_runtime::{EvalReport, evaluate, evaluate_on_ranks};
 use serde_json::json;
 
-use super::model::{ModelArgs, bar, encode, load, print_stats};
+use super::model::{
+    ModelArgs, Ranks, Ready, bar, encode, load, one_rank, print_rank_stats, print_stats,
+};
 use super::print_line;
 use crate::error::Error;
 
@@ -35,7 +37,10 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Error> {
     let text = std::fs::read_to_string(&args.text).map_err(Error::io("read", &args.text))?;
-    let mut loaded = load(&args.model)?;
+    let mut loaded = match load(&args.model)? {
+        Ready::One(loaded) => *loaded,
+        Ready::Ranks(ranks) => return on_ranks(args, &ranks, &text),
+    };
     let tokens = encode(&loaded.tokenizer, &text)?;
     if let Some(path) = &args.trace {
         loaded.model.start_trace_to(path)?;
@@ -53,6 +58,30 @@ pub fn run(args: &Args) -> Result<(), Error> {
     );
     bar.finish_and_clear();
     let report = report?;
+    print_report(args, &report);
+    if let Some(path) = &args.trace {
+        loaded.model.write_trace(path)?;
+    }
+    if args.stats {
+        print_stats(&loaded);
+    }
+    Ok(())
+}
+
+fn on_ranks(args: &Args, ranks: &Ranks, text: &str) -> Result<(), Error> {
+    one_rank("--trace", args.trace.is_some())?;
+    let tokens = encode(&ranks.tokenizer, text)?;
+    let load = |_, device| ranks.load(device);
+    let (context, chunk) = (args.context, args.model.chunk);
+    let (report, all) = evaluate_on_ranks(&ranks.cluster, load, &tokens, context, chunk)?;
+    print_report(args, &report);
+    if args.stats {
+        print_rank_stats(ranks.build, &all);
+    }
+    Ok(())
+}
+
+fn print_report(args: &Args, report: &EvalReport) {
     if args.json {
         print_line(&json!(report).to_string());
     } else {
@@ -61,11 +90,4 @@ pub fn run(args: &Args) -> Result<(), Error> {
             report.nll, report.tokens
         ));
     }
-    if let Some(path) = &args.trace {
-        loaded.model.write_trace(path)?;
-    }
-    if args.stats {
-        print_stats(&loaded);
-    }
-    Ok(())
 }

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mcc_bundle::Bundle;
-use mcc_runtime::{Device, DeviceKind, DeviceOptions, Model, open_device};
+use mcc_runtime::{
+    Device, DeviceKind, DeviceOptions, Model, RanksReport, RuntimeError, SimCluster, open_device,
+    open_ranks,
+};
 use tokenizers::Tokenizer;
 
 use super::compile;
@@ -34,6 +37,46 @@ pub struct ModelArgs {
     /// Tokens of a prefill step [default: the largest that the bundle allows].
     #[arg(long)]
     pub chunk: Option<usize>,
+    /// Simulated GPUs that the model runs on, each a rank.
+    #[arg(long, default_value_t = 1)]
+    ranks: u32,
+    /// Nodes that they are on; from node to node only NVSHMEM reaches.
+    #[arg(long, default_value_t = 1)]
+    nodes: u32,
+}
+
+/// A model and where it runs.
+pub enum Ready {
+    /// On one device, loaded.
+    One(Box<Loaded>),
+    /// On several ranks, each of which loads it.
+    Ranks(Box<Ranks>),
+}
+
+/// A model that several ranks load.
+pub struct Ranks {
+    /// The ranks.
+    pub cluster: SimCluster,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Tokens that end a text.
+    pub eos: Vec<i32>,
+    bundle: Bundle,
+    weights: PathBuf,
+    /// How long the build took, when there was one.
+    pub build: Option<Duration>,
+}
+
+impl Ranks {
+    /// Loads the model of one rank.
+    ///
+    /// # Errors
+    /// When it does not fit the device, or the checkpoint.
+    pub fn load(&self, device: Box<dyn Device>) -> Result<Model, RuntimeError> {
+        let mut model = Model::load(device, self.bundle.clone())?;
+        model.load_weights(&self.weights, &mut |_| ())?;
+        Ok(model)
+    }
 }
 
 /// A model ready to run.
@@ -49,15 +92,14 @@ pub struct Loaded {
 }
 
 /// Loads bundle, tokenizer and weights.
-pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
-    let kind: DeviceKind = args
-        .device
-        .parse()
-        .map_err(mcc_runtime::RuntimeError::from)?;
+pub fn load(args: &ModelArgs) -> Result<Ready, Error> {
+    let kind: DeviceKind = args.device.parse().map_err(RuntimeError::from)?;
     let checked = |options| DeviceOptions {
         check: args.check,
         ..options
     };
+    // Ranks that do not divide show before anything is built, too.
+    open_ranks(kind, (args.ranks, args.nodes), &DeviceOptions::default())?;
     // A GPU that is not there shows before the time of a build is spent.
     let gpu = match kind {
         DeviceKind::Sim => None,
@@ -76,9 +118,20 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
     };
     let tokenizer = tokenizer(&bundle, weights)?;
     let eos = bundle.manifest.tokenizer.eos.clone();
+    let options = checked(DeviceOptions::for_bundle(&bundle));
+    if let Some(cluster) = open_ranks(kind, (args.ranks, args.nodes), &options)? {
+        return Ok(Ready::Ranks(Box::new(Ranks {
+            cluster,
+            tokenizer,
+            eos,
+            bundle,
+            weights: weights.clone(),
+            build,
+        })));
+    }
     let device = match gpu {
         Some(device) => device,
-        None => open(kind, &checked(DeviceOptions::for_bundle(&bundle)))?,
+        None => open(kind, &options)?,
     };
     let mut model = Model::load(device, bundle)?;
     let bar = bar("loading weights");
@@ -88,16 +141,16 @@ pub fn load(args: &ModelArgs) -> Result<Loaded, Error> {
     });
     bar.finish_and_clear();
     loaded?;
-    Ok(Loaded {
+    Ok(Ready::One(Box::new(Loaded {
         model,
         tokenizer,
         eos,
         build,
-    })
+    })))
 }
 
 fn open(kind: DeviceKind, options: &DeviceOptions) -> Result<Box<dyn Device>, Error> {
-    Ok(open_device(kind, options).map_err(mcc_runtime::RuntimeError::from)?)
+    Ok(open_device(kind, options).map_err(RuntimeError::from)?)
 }
 
 /// Reads the bundle, or builds one as `mcc build` would.
@@ -174,6 +227,24 @@ pub fn bar(message: &'static str) -> ProgressBar {
     );
     bar.set_message(message);
     bar
+}
+
+/// Refuses a flag that shows one rank only.
+pub fn one_rank(flag: &str, given: bool) -> Result<(), Error> {
+    if given {
+        return Err(Error::Usage(format!(
+            "{flag} shows one rank: leave out --ranks or {flag}"
+        )));
+    }
+    Ok(())
+}
+
+/// Where the time went on all ranks, and what they sent, for people, on standard error.
+pub fn print_rank_stats(build: Option<Duration>, report: &RanksReport) {
+    if let Some(build) = build {
+        eprintln!("build    {:.2} s", build.as_secs_f64());
+    }
+    eprint!("{report}");
 }
 
 /// Where the time went, for people, on standard error.

@@ -1,12 +1,14 @@
-//! `mcc run`: continues a prompt on a device, printing text as it comes.
+//! `mcc run`: continues prompts on a device, printing text as it comes, or on several ranks.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use mcc_runtime::{GenerateOptions, Generation, LogitRows, Sampling, generate};
+use mcc_runtime::{GenerateOptions, Generation, LogitRows, Sampling, generate, generate_on_ranks};
 use serde_json::json;
 
-use super::model::{ModelArgs, decode, encode, load, print_stats};
+use super::model::{
+    Loaded, ModelArgs, Ranks, Ready, decode, encode, load, one_rank, print_rank_stats, print_stats,
+};
 use super::print_line;
 use crate::error::Error;
 
@@ -15,9 +17,9 @@ use crate::error::Error;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The text to continue.
-    #[arg(long)]
-    prompt: String,
+    /// The text to continue. Several are continued one by one, or by several ranks in turn.
+    #[arg(long, required = true)]
+    prompt: Vec<String>,
     /// Most tokens to generate.
     #[arg(long, default_value_t = 64)]
     max_tokens: usize,
@@ -47,11 +49,19 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Error> {
     if let Some(path) = &args.logits {
+        if args.prompt.len() > 1 {
+            return Err(Error::Usage("--logits takes one --prompt".to_owned()));
+        }
         check_writable(path)?;
     }
-    let mut loaded = load(&args.model)?;
-    let prompt = encode(&loaded.tokenizer, &args.prompt)?;
-    let options = GenerateOptions {
+    match load(&args.model)? {
+        Ready::One(loaded) => on_one(args, *loaded),
+        Ready::Ranks(ranks) => on_ranks(args, &ranks),
+    }
+}
+
+fn options(args: &Args, eos: &[i32]) -> GenerateOptions {
+    GenerateOptions {
         max_tokens: args.max_tokens,
         chunk: args.model.chunk,
         sampling: Sampling {
@@ -59,51 +69,67 @@ pub fn run(args: &Args) -> Result<(), Error> {
             top_p: args.top_p,
             seed: args.seed,
         },
-        eos: loaded.eos.clone(),
+        eos: eos.to_vec(),
         prompt_logits: if args.logits.is_some() {
             LogitRows::All
         } else {
             LogitRows::Last
         },
-    };
+    }
+}
 
+/// Text comes as it is generated.
+fn on_one(args: &Args, mut loaded: Loaded) -> Result<(), Error> {
+    let options = options(args, &loaded.eos);
     if let Some(path) = &args.trace {
         loaded.model.start_trace_to(path)?;
     }
-    let mut printer = Printer {
-        shown: 0,
-        tokens: Vec::new(),
-    };
-    let streams = !args.json;
-    if streams {
-        print_raw(&args.prompt);
-    }
+    let mut done = Vec::new();
     let vocab;
-    let generation: Generation = {
+    {
         let tokenizer = &loaded.tokenizer;
         let mut session = loaded.model.session()?;
         vocab = session.vocab();
-        generate(&mut session, &prompt, &options, &mut |token| {
+        for text in &args.prompt {
+            let prompt = encode(tokenizer, text)?;
+            let mut printer = Printer {
+                shown: 0,
+                tokens: Vec::new(),
+            };
+            let streams = !args.json;
             if streams {
-                printer.push(tokenizer, token);
+                print_raw(text);
             }
-        })?
-    };
-    if streams {
-        print_line("");
-    } else {
-        let text = decode(&loaded.tokenizer, &generation.tokens)?;
-        let stats = args.stats.then(|| {
+            session.reset()?;
+            let generation = generate(&mut session, &prompt, &options, &mut |token| {
+                if streams {
+                    printer.push(tokenizer, token);
+                }
+            })?;
+            if streams {
+                print_line("");
+            }
+            done.push((prompt, generation));
+        }
+    }
+    if args.json {
+        let mut stats = args.stats.then(|| {
             let mut stats = loaded.model.stats().to_json();
             stats["build_seconds"] = json!(loaded.build.map(|t| t.as_secs_f64()));
             stats
         });
-        print_line(&json!({
-            "prompt_tokens": prompt, "tokens": generation.tokens, "text": text, "stop": generation.stop, "stats": stats,
-        }).to_string());
+        for (i, (prompt, generation)) in done.iter().enumerate() {
+            // Those of the whole run stand in the last line.
+            let stats = if i + 1 == done.len() {
+                stats.take()
+            } else {
+                None
+            };
+            print_json(&loaded.tokenizer, prompt, generation, stats)?;
+        }
     }
-    if let Some(path) = &args.logits {
-        write_logits(path, &prompt, &generation, vocab)?;
+    if let (Some(path), [(prompt, generation)]) = (&args.logits, &done[..]) {
+        write_logits(path, prompt, generation, vocab)?;
     }
     if let Some(path) = &args.trace {
         loaded.model.write_trace(path)?;
@@ -111,6 +137,61 @@ pub fn run(args: &Args) -> Result<(), Error> {
     if args.stats && !args.json {
         print_stats(&loaded);
     }
+    Ok(())
+}
+
+/// Text comes when all ranks are done, in the order of the prompts.
+fn on_ranks(args: &Args, ranks: &Ranks) -> Result<(), Error> {
+    one_rank("--trace", args.trace.is_some())?;
+    let options = options(args, &ranks.eos);
+    let prompts: Vec<Vec<i32>> = args
+        .prompt
+        .iter()
+        .map(|text| encode(&ranks.tokenizer, text))
+        .collect::<Result<_, _>>()?;
+    let load = |_, device| ranks.load(device);
+    let (done, report) = generate_on_ranks(&ranks.cluster, load, &prompts, &options)?;
+    let mut stats = args.stats.then(|| {
+        let mut stats = report.to_json();
+        stats["build_seconds"] = json!(ranks.build.map(|t| t.as_secs_f64()));
+        stats
+    });
+    for (i, ((text, prompt), generation)) in args.prompt.iter().zip(&prompts).zip(&done).enumerate()
+    {
+        if args.json {
+            let stats = if i + 1 == done.len() {
+                stats.take()
+            } else {
+                None
+            };
+            print_json(&ranks.tokenizer, prompt, generation, stats)?;
+        } else {
+            print_line(&format!(
+                "{text}{}",
+                decode(&ranks.tokenizer, &generation.tokens)?
+            ));
+        }
+    }
+    if let (Some(path), [prompt], [generation]) = (&args.logits, &prompts[..], &done[..]) {
+        let vocab = generation.prompt_logits.len() / prompt.len().max(1);
+        write_logits(path, prompt, generation, vocab as u64)?;
+    }
+    if args.stats && !args.json {
+        print_rank_stats(ranks.build, &report);
+    }
+    Ok(())
+}
+
+fn print_json(
+    tokenizer: &tokenizers::Tokenizer,
+    prompt: &[i32],
+    generation: &Generation,
+    stats: Option<serde_json::Value>,
+) -> Result<(), Error> {
+    let text = decode(tokenizer, &generation.tokens)?;
+    print_line(&json!({
+        "prompt_tokens": prompt, "tokens": generation.tokens, "text": text, "stop": generation.stop, "stats": stats,
+    }).to_string());
     Ok(())
 }
 

@@ -21,7 +21,7 @@ pub use cuda::{CudaDevice, CudaProbe, GpuInfo, probe_cuda};
 pub use sim::{LaunchObserver, SimDevice};
 pub use status::{Status, WaitSite};
 
-use crate::error::DeviceError;
+use crate::error::{DeviceError, RuntimeError};
 
 /// One device with its memory and streams.
 ///
@@ -495,6 +495,25 @@ impl DeviceOptions {
             sms: bundle.manifest.target.sms,
             ..Self::default()
         }
+    }
+}
+
+/// Makes the devices of `ranks` ranks on `nodes` nodes; `None` for a single one, which [`open_device`] makes.
+///
+/// # Errors
+/// When the ranks do not divide into nodes, or are to be GPUs.
+pub fn open_ranks(
+    kind: DeviceKind,
+    (ranks, nodes): (u32, u32),
+    options: &DeviceOptions,
+) -> Result<Option<SimCluster>, RuntimeError> {
+    if nodes == 0 || ranks == 0 || !ranks.is_multiple_of(nodes) {
+        return Err(RuntimeError::BadRanks { ranks, nodes });
+    }
+    match kind {
+        _ if ranks == 1 => Ok(None),
+        DeviceKind::Sim => Ok(Some(SimCluster::new(nodes, ranks / nodes, options))),
+        DeviceKind::Cuda(_) => Err(DeviceError::RanksOnGpu.into()),
     }
 }
 

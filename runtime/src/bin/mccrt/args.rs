@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use mcc_bundle::Bundle;
-use mcc_runtime::{Device, DeviceKind, DeviceOptions, Model, RuntimeError, open_device};
+use mcc_runtime::{
+    Device, DeviceKind, DeviceOptions, Model, RanksReport, RuntimeError, SimCluster, open_device,
+    open_ranks,
+};
 
 use crate::Failure;
 
@@ -36,6 +39,17 @@ pub struct WeightArgs {
     /// Makes weights up, the same for the same seed.
     #[arg(long, value_name = "SEED")]
     synthetic: Option<u64>,
+}
+
+/// Flags that spread a model over ranks.
+#[derive(clap::Args)]
+pub struct RankArgs {
+    /// Simulated GPUs that the model runs on, each a rank.
+    #[arg(long, default_value_t = 1)]
+    ranks: u32,
+    /// Nodes that they are on; from node to node only NVSHMEM reaches.
+    #[arg(long, default_value_t = 1)]
+    nodes: u32,
 }
 
 /// Flags of what is told about a run.
@@ -77,6 +91,31 @@ impl ModelArgs {
     }
 }
 
+impl ModelArgs {
+    /// The ranks that are asked for, if there are several, and what each loads.
+    pub fn cluster(&self, ranks: &RankArgs) -> Result<Option<(SimCluster, Bundle)>, Failure> {
+        let kind: DeviceKind = self.device.parse()?;
+        let bundle = Bundle::read(&self.bundle)?;
+        let options = DeviceOptions {
+            check: self.check,
+            ..DeviceOptions::for_bundle(&bundle)
+        };
+        let cluster = open_ranks(kind, (ranks.ranks, ranks.nodes), &options)?;
+        Ok(cluster.map(|cluster| (cluster, bundle)))
+    }
+
+    /// Loads the model of one rank.
+    pub fn load_rank(
+        &self,
+        device: Box<dyn Device>,
+        bundle: &Bundle,
+    ) -> Result<Model, RuntimeError> {
+        let mut model = Model::load(device, bundle.clone())?;
+        self.weights.load(&mut model)?;
+        Ok(model)
+    }
+}
+
 /// A device for a bundle.
 pub fn open(kind: DeviceKind, bundle: &Bundle) -> Result<Box<dyn Device>, Failure> {
     Ok(open_device(kind, &DeviceOptions::for_bundle(bundle))?)
@@ -99,6 +138,25 @@ impl ReportArgs {
             model.start_trace_to(path)?;
         }
         Ok(())
+    }
+
+    /// Refuses what only one rank can tell.
+    pub fn check_ranks(&self) -> Result<(), Failure> {
+        match &self.trace {
+            Some(_) => Err(Failure::Usage(
+                "--trace shows one rank: leave out --ranks or --trace".to_owned(),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// After the last step of all ranks.
+    pub fn end_ranks(&self, report: &RanksReport) {
+        match self.stats {
+            Some(StatsFormat::Text) => eprint!("{report}"),
+            Some(StatsFormat::Json) => eprintln!("{:#}", report.to_json()),
+            None => {}
+        }
     }
 
     /// After the last step.

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use mcc_runtime::evaluate;
+use mcc_runtime::{evaluate, evaluate_on_ranks};
 use serde_json::json;
 
-use crate::args::{ModelArgs, ReportArgs};
+use crate::args::{ModelArgs, RankArgs, ReportArgs};
 use crate::{Failure, print_line};
 
 /// Flags of `mccrt eval`.
@@ -15,6 +15,8 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     report: ReportArgs,
+    #[command(flatten)]
+    ranks: RankArgs,
     /// A file of token ids with commas or white space between them.
     #[arg(long)]
     tokens: PathBuf,
@@ -26,6 +28,15 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let tokens = read_tokens(&args.tokens)?;
+    if let Some((cluster, bundle)) = args.model.cluster(&args.ranks)? {
+        args.report.check_ranks()?;
+        let load = |_, device| args.model.load_rank(device, &bundle);
+        let (context, chunk) = (args.context, args.model.chunk);
+        let (report, ranks) = evaluate_on_ranks(&cluster, load, &tokens, context, chunk)?;
+        print_line(&json!(report).to_string());
+        args.report.end_ranks(&ranks);
+        return Ok(());
+    }
     let mut model = args.model.load()?;
     args.report.begin(&mut model)?;
     let report = evaluate(

@@ -1,9 +1,9 @@
-//! `mccrt run`: continues a prompt.
+//! `mccrt run`: continues prompts.
 
-use mcc_runtime::{GenerateOptions, LogitRows, Sampling, generate};
+use mcc_runtime::{GenerateOptions, Generation, LogitRows, Sampling, generate, generate_on_ranks};
 use serde_json::json;
 
-use crate::args::{ModelArgs, ReportArgs};
+use crate::args::{ModelArgs, RankArgs, ReportArgs};
 use crate::{Failure, print_line};
 
 /// Flags of `mccrt run`.
@@ -13,9 +13,11 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     report: ReportArgs,
-    /// The prompt, e.g. `42,79,260`.
-    #[arg(long, value_delimiter = ',', required = true)]
-    tokens: Vec<i32>,
+    #[command(flatten)]
+    ranks: RankArgs,
+    /// A prompt, e.g. `42,79,260`. Several are continued one by one, or by several ranks in turn; each gives a line.
+    #[arg(long, value_name = "IDS", required = true)]
+    tokens: Vec<String>,
     /// Most tokens to generate.
     #[arg(long, default_value_t = 64)]
     max_tokens: usize,
@@ -32,9 +34,12 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let mut model = args.model.load()?;
-    args.report.begin(&mut model)?;
-    let options = GenerateOptions {
+    let prompts: Vec<Vec<i32>> = args
+        .tokens
+        .iter()
+        .map(|text| prompt(text))
+        .collect::<Result<_, _>>()?;
+    let options = |eos: &[i32]| GenerateOptions {
         max_tokens: args.max_tokens,
         chunk: args.model.chunk,
         sampling: Sampling {
@@ -42,10 +47,37 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             top_p: args.top_p,
             seed: args.seed,
         },
-        eos: model.manifest().tokenizer.eos.clone(),
+        eos: eos.to_vec(),
         prompt_logits: LogitRows::Last,
     };
-    let generation = generate(&mut model.session()?, &args.tokens, &options, &mut |_| ())?;
-    print_line(&json!({ "tokens": generation.tokens, "stop": generation.stop }).to_string());
+    let show = |done: &Generation| {
+        print_line(&json!({ "tokens": done.tokens, "stop": done.stop }).to_string());
+    };
+    if let Some((cluster, bundle)) = args.model.cluster(&args.ranks)? {
+        args.report.check_ranks()?;
+        let load = |_, device| args.model.load_rank(device, &bundle);
+        let options = options(&bundle.manifest.tokenizer.eos);
+        let (done, report) = generate_on_ranks(&cluster, load, &prompts, &options)?;
+        done.iter().for_each(show);
+        args.report.end_ranks(&report);
+        return Ok(());
+    }
+    let mut model = args.model.load()?;
+    args.report.begin(&mut model)?;
+    let options = options(&model.manifest().tokenizer.eos);
+    let mut session = model.session()?;
+    for prompt in &prompts {
+        session.reset()?;
+        show(&generate(&mut session, prompt, &options, &mut |_| ())?);
+    }
     args.report.end(&mut model)
+}
+
+fn prompt(text: &str) -> Result<Vec<i32>, Failure> {
+    let ids = text.split(',').map(str::trim);
+    ids.map(|id| {
+        id.parse()
+            .map_err(|_| Failure::Usage(format!("--tokens {text}: `{id}` is not a token id")))
+    })
+    .collect()
 }

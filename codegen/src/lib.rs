@@ -9,11 +9,13 @@
 //! | [`emit`] | the typed builder in which kernels are written |
 //! | [`kernels`] | one file a family |
 //! | [`lower`] | MLIR → LLVM IR → PTX |
+//! | [`nvshmem`] | NVSHMEM's device library, linked into kernels that call it |
 
 pub mod emit;
 pub mod error;
 pub mod kernels;
 pub mod lower;
+pub mod nvshmem;
 
 use mcc_ir::program::{Kernel, LaunchSpec};
 use melior::ir::operation::{OperationLike, OperationPrintingFlags};
@@ -29,6 +31,10 @@ pub struct KernelCode {
     pub intermediate: Option<Intermediate>,
     /// PTX, in the printer's canonical form.
     pub ptx: String,
+    /// Whether it calls functions of NVSHMEM, which are no part of [`Self::ptx`].
+    pub calls_nvshmem: bool,
+    /// PTX with these functions, from [`Codegen::with_nvshmem`]: for `ptxas` only.
+    pub linked: Option<String>,
     /// Grid, block, shared memory and parameters.
     pub launch: LaunchSpec,
     /// How long each stage took.
@@ -52,6 +58,7 @@ pub struct Codegen {
     context: melior::Context,
     /// Whether intermediate texts are kept: printing them takes a fifth of a compilation.
     intermediates: bool,
+    nvshmem: Option<nvshmem::Nvshmem>,
 }
 
 impl Default for Codegen {
@@ -67,7 +74,14 @@ impl Codegen {
         Self {
             context: lower::mlir_context(),
             intermediates: false,
+            nvshmem: None,
         }
+    }
+
+    /// The same, whose kernels also come with what they call of NVSHMEM linked in, where the library is at hand.
+    #[must_use]
+    pub fn with_nvshmem(self, nvshmem: Option<nvshmem::Nvshmem>) -> Self {
+        Self { nvshmem, ..self }
     }
 
     /// The same, whose kernels come with their texts in MLIR and LLVM IR where `keep` says so.
@@ -106,6 +120,7 @@ impl Codegen {
             &self.context,
             &mut module,
             self.intermediates,
+            self.nvshmem.as_ref(),
             &mut clock,
         )?;
         clock.lap("print LLVM IR");
@@ -126,6 +141,8 @@ impl Codegen {
             name: kernel.name.clone(),
             intermediate,
             ptx,
+            calls_nvshmem: lowered.calls_nvshmem,
+            linked: lowered.linked,
             launch,
             times: clock.times,
         })

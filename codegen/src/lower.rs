@@ -25,11 +25,12 @@ use melior::utility::{
 
 use crate::Clock;
 use crate::error::CodegenError;
+use crate::nvshmem::{self, Nvshmem};
 
 /// PTX ISA version that the kernels need: `setmaxnreg`, wgmma and tensor copies are in 8.0.
 const PTX_FEATURE: &str = "+ptx80";
-const TRIPLE: &str = "nvptx64-nvidia-cuda";
-const GPU: &str = "sm_90a";
+pub(crate) const TRIPLE: &str = "nvptx64-nvidia-cuda";
+pub(crate) const GPU: &str = "sm_90a";
 const PIPELINE: &str = "builtin.module(convert-nvvm-to-llvm,convert-scf-to-cf,convert-arith-to-llvm,convert-cf-to-llvm,reconcile-unrealized-casts)";
 
 /// What of LLVM's `O3` finds something to do in a kernel: one function without calls, whose loops the builder has
@@ -66,6 +67,9 @@ pub(crate) struct Lowered {
     pub llvm: Option<String>,
     /// PTX as LLVM prints it.
     pub ptx: String,
+    /// Whether it calls functions of NVSHMEM, and the PTX with them, where the library was at hand.
+    pub calls_nvshmem: bool,
+    pub linked: Option<String>,
 }
 
 /// Lowers a module of one kernel; `keep_llvm` asks for the text on the way.
@@ -77,6 +81,7 @@ pub(crate) fn lower(
     context: &Context,
     module: &mut Module<'_>,
     keep_llvm: bool,
+    nvshmem: Option<&Nvshmem>,
     clock: &mut Clock,
 ) -> Result<Lowered, CodegenError> {
     let bug = |stage, detail: String| CodegenError::Bug {
@@ -121,7 +126,7 @@ pub(crate) fn lower(
     mark_convergent(&llvm, &llvm_context);
     clock.lap("to LLVM IR");
 
-    Target::initialize_nvptx(&InitializationConfig::default());
+    initialize();
     let triple = TargetTriple::create(TRIPLE);
     let target = Target::from_triple(&triple).map_err(|e| bug("target look-up", e.to_string()))?;
     let machine: TargetMachine = target
@@ -146,8 +151,27 @@ pub(crate) fn lower(
         .trim_end_matches('\0')
         .to_owned();
     clock.lap("LLVM to PTX");
+    let calls_nvshmem = nvshmem::is_called(&llvm);
+    let linked = match nvshmem.filter(|_| calls_nvshmem) {
+        Some(library) => {
+            let linked = library.link(kernel, &llvm, &llvm_context);
+            Some(linked.map_err(|e| bug("linking of NVSHMEM's device library", e))?)
+        }
+        None => None,
+    };
+    clock.lap("link NVSHMEM");
     let llvm = keep_llvm.then(|| llvm.print_to_string().to_string());
-    Ok(Lowered { llvm, ptx })
+    Ok(Lowered {
+        llvm,
+        ptx,
+        calls_nvshmem,
+        linked,
+    })
+}
+
+/// Makes LLVM's PTX back end known.
+pub(crate) fn initialize() {
+    Target::initialize_nvptx(&InitializationConfig::default());
 }
 
 /// Marks every inline block with side effects `convergent`: barriers and warpgroup instructions may not be

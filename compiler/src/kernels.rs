@@ -36,8 +36,8 @@ impl Kernels {
         self.len() == 0
     }
 
-    /// The code of a kernel; `codegen` is asked for where it must be compiled. Code without intermediate texts is
-    /// compiled again for those who want them.
+    /// The code of a kernel; `codegen` is asked for where it must be compiled. Code without intermediate texts, or without
+    /// what it calls of NVSHMEM, is compiled again for those who want them.
     ///
     /// # Errors
     /// As [`Codegen::compile`].
@@ -45,6 +45,7 @@ impl Kernels {
         &self,
         kernel: &Kernel,
         intermediates: bool,
+        nvshmem: bool,
         codegen: impl FnOnce() -> &'a Codegen,
     ) -> Result<KernelCode, CodegenError> {
         let slot = held(&self.slots)
@@ -52,8 +53,13 @@ impl Kernels {
             .or_default()
             .clone();
         let mut slot = held(&slot);
-        match &*slot {
-            Some(code) if code.intermediate.is_some() || !intermediates => Ok(code.clone()),
+        let enough = |code: &&KernelCode| {
+            let texts = code.intermediate.is_some() || !intermediates;
+            let linked = code.linked.is_some() || !code.calls_nvshmem || !nvshmem;
+            texts && linked
+        };
+        match slot.as_ref().filter(enough) {
+            Some(code) => Ok(code.clone()),
             _ => Ok(slot.insert(codegen().compile(kernel)?).clone()),
         }
     }

@@ -8,11 +8,15 @@ use std::process::Command;
 
 use mcc_bundle::Resources;
 use mcc_codegen::KernelCode;
+use mcc_codegen::nvshmem::Nvshmem;
 
 use crate::error::Error;
 
 /// Where `cargo xtask setup` puts the pinned tools, oldest first: their cubins load on the most drivers.
 const TOOL_DIRS: [&str; 2] = [".tools/cuda-12.9/bin", ".tools/cuda-13/bin"];
+
+/// Where it puts NVSHMEM's device library, cut down to what kernels call.
+const NVSHMEM: &str = ".tools/nvshmem-3.8/libnvshmem_device_sm_90.bc";
 
 /// An assembler.
 #[derive(Clone, Debug)]
@@ -58,17 +62,21 @@ impl Ptxas {
             .to_owned()
     }
 
-    /// Assembles kernels on all cores.
+    /// Assembles kernels on all cores; none of those that call NVSHMEM's functions and do not have them.
     ///
     /// # Errors
     /// [`Error::Ptxas`] for the first kernel that fails or that ptxas warns about.
-    pub fn assemble(&self, kernels: &[KernelCode], arch: &str) -> Result<Vec<Assembled>, Error> {
+    pub fn assemble(
+        &self,
+        kernels: &[KernelCode],
+        arch: &str,
+    ) -> Result<Vec<Option<Assembled>>, Error> {
         let dir = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
         let workers = std::thread::available_parallelism()
             .map_or(1, usize::from)
             .min(kernels.len().max(1));
         let next = std::sync::atomic::AtomicUsize::new(0);
-        let slots: Vec<std::sync::Mutex<Option<Result<Assembled, Error>>>> = kernels
+        let slots: Vec<std::sync::Mutex<Option<Result<Option<Assembled>, Error>>>> = kernels
             .iter()
             .map(|_| std::sync::Mutex::default())
             .collect();
@@ -80,7 +88,10 @@ impl Ptxas {
                         let (Some(kernel), Some(slot)) = (kernels.get(i), slots.get(i)) else {
                             break;
                         };
-                        let result = self.assemble_one(kernel, arch, dir.path());
+                        let whole = !kernel.calls_nvshmem || kernel.linked.is_some();
+                        let result = whole
+                            .then(|| self.assemble_one(kernel, arch, dir.path()))
+                            .transpose();
                         if let Ok(mut slot) = slot.lock() {
                             *slot = Some(result);
                         }
@@ -141,7 +152,8 @@ impl Ptxas {
     ) -> Result<(Vec<u8>, Report), Error> {
         let ptx = dir.join(format!("{}.ptx", kernel.name));
         let cubin = dir.join(format!("{}.cubin", kernel.name));
-        std::fs::write(&ptx, &kernel.ptx).map_err(Error::io("write", &ptx))?;
+        let text = kernel.linked.as_ref().unwrap_or(&kernel.ptx);
+        std::fs::write(&ptx, text).map_err(Error::io("write", &ptx))?;
         let output = Command::new(&self.path)
             .arg(format!("-arch={arch}"))
             .arg("-v")
@@ -199,7 +211,8 @@ impl Report {
         let mut warnings = Vec::new();
         for line in text.lines() {
             if line.contains("bytes stack frame") {
-                resources.spill_bytes = number(line, "", " bytes spill stores")
+                // One line for the kernel, and one for each function that it calls.
+                resources.spill_bytes += number(line, "", " bytes spill stores")
                     + number(line, "", " bytes spill loads");
             } else if line.contains("Used ") && line.contains(" registers") {
                 resources.registers = number(line, "Used ", " registers");
@@ -258,17 +271,33 @@ pub fn disassemble(kernel: &str, cubin: &[u8]) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Folders that a checkout may be, seen from where the user stands or from where the binary lies.
+fn checkouts() -> impl Iterator<Item = PathBuf> {
+    let anchors = [std::env::current_dir().ok(), std::env::current_exe().ok()];
+    let above = |a: PathBuf| a.ancestors().map(PathBuf::from).collect::<Vec<_>>();
+    anchors.into_iter().flatten().flat_map(above)
+}
+
+/// NVSHMEM's device library: `$MCC_NVSHMEM`, or the one that `cargo xtask setup --nvshmem` has put into this checkout.
+///
+/// # Errors
+/// When there is one that cannot be read.
+pub fn nvshmem() -> Result<Option<Nvshmem>, Error> {
+    let path = match std::env::var_os("MCC_NVSHMEM") {
+        Some(path) => Some(PathBuf::from(path)),
+        None => checkouts()
+            .map(|dir| dir.join(NVSHMEM))
+            .find(|path| path.is_file()),
+    };
+    path.map(|path| Nvshmem::read(&path).map_err(Error::io("read", &path)))
+        .transpose()
+}
+
 /// A tool in `$PATH`, a CUDA toolkit, or this checkout.
 pub(crate) fn find_tool(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let toolkit = std::env::var_os("CUDA_HOME").map(|d| PathBuf::from(d).join("bin"));
-    // A checkout's own tools, seen from where the user stands or from where the binary lies.
-    let anchors = [std::env::current_dir().ok(), std::env::current_exe().ok()];
-    let pinned = anchors
-        .iter()
-        .flatten()
-        .flat_map(|a| a.ancestors())
-        .flat_map(|a| TOOL_DIRS.map(|d| a.join(d)));
+    let pinned = checkouts().flat_map(|a| TOOL_DIRS.map(|d| a.join(d)));
     std::env::split_paths(&path)
         .chain(toolkit)
         .chain([PathBuf::from("/usr/local/cuda/bin")])

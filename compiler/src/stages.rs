@@ -23,7 +23,7 @@ use mcc_passes::target::Target;
 
 use crate::error::Error;
 use crate::kernels::Kernels;
-use crate::ptxas::{Assembled, Ptxas};
+use crate::ptxas::{self, Assembled, Ptxas};
 use crate::source::Source;
 
 /// What the user chose.
@@ -154,10 +154,22 @@ pub fn run_with(
 
     let shown = last.is_some_and(|l| matches!(l, Emit::Mlir | Emit::Llvm));
     let intermediates = shown || options.dump.is_some();
-    let codegen = LazyCell::new(|| Codegen::new().with_intermediates(intermediates));
+    // The device library is for ptxas alone.
+    let ptxas = (options.cubins || ends(Emit::Sass))
+        .then(Ptxas::find)
+        .flatten();
+    let nvshmem = match ptxas {
+        Some(_) => ptxas::nvshmem()?,
+        None => None,
+    };
+    let links = nvshmem.is_some();
+    let codegen = LazyCell::new(|| {
+        let codegen = Codegen::new().with_intermediates(intermediates);
+        codegen.with_nvshmem(nvshmem.clone())
+    });
     for (i, kernel) in program.kernels.iter().enumerate() {
         progress(&kernel.name, i, program.kernels.len());
-        let code = kernels.code(kernel, intermediates, || &*codegen)?;
+        let code = kernels.code(kernel, intermediates, links, || &*codegen)?;
         let on_the_way = code.intermediate.iter();
         let texts = on_the_way.flat_map(|i| [("mlir", &i.mlir), ("ll", &i.llvm)]);
         for (ending, text) in texts.chain([("ptx", &code.ptx)]) {
@@ -172,13 +184,9 @@ pub fn run_with(
     }
 
     if options.cubins || ends(Emit::Sass) {
-        if let Some(ptxas) = Ptxas::find() {
+        if let Some(ptxas) = ptxas {
             progress("ptxas", 0, built.kernels.len());
-            built.assembled = ptxas
-                .assemble(&built.kernels, &built.target.arch)?
-                .into_iter()
-                .map(Some)
-                .collect();
+            built.assembled = ptxas.assemble(&built.kernels, &built.target.arch)?;
             done("ptxas", &mut built.times);
         } else if ends(Emit::Sass) {
             return Err(Error::MissingTool {

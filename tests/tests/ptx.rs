@@ -1,7 +1,10 @@
 //! The kernels of the tiny and of the published model as PTX: reviewed text, read back, taken by ptxas.
 
 use mcc::ptxas::Ptxas;
-use mcc_codegen::KernelCode;
+use mcc_codegen::{Codegen, KernelCode};
+use mcc_ir::exchange::{DirectDispatch, ExpertGroup, TwoHopCombine, TwoHopDispatch};
+use mcc_ir::kernel::KernelConfig;
+use mcc_ir::program::Kernel;
 
 use crate::harness::compile;
 use crate::sources::{kernels, root};
@@ -58,6 +61,11 @@ fn ptxas_takes_every_kernel_without_complaint() {
             .assemble(&codes, "sm_90a")
             .unwrap_or_else(|e| panic!("{version}: {e}"));
         for (code, assembled) in codes.iter().zip(assembled) {
+            let Some(assembled) = assembled else {
+                // Its place is `nvshmem_links_into_kernels_that_put`.
+                assert!(code.calls_nvshmem, "{version}: {} was left out", code.name);
+                continue;
+            };
             assert!(
                 !assembled.cubin.is_empty(),
                 "{version}: {} has no machine code",
@@ -74,5 +82,82 @@ fn ptxas_takes_every_kernel_without_complaint() {
                 code.name
             );
         }
+    }
+}
+
+/// DeepSeek-V3's dispatch and combine on four nodes, with NVSHMEM's own code in them.
+#[test]
+fn nvshmem_links_into_kernels_that_put() {
+    let library = mcc::ptxas::nvshmem().expect("a library that is there can be read");
+    let (Some(library), Some(ptxas)) = (library, Ptxas::find()) else {
+        println!(
+            "skipped: no device library of NVSHMEM (`cargo xtask setup --nvshmem`), or no ptxas"
+        );
+        return;
+    };
+    let group = ExpertGroup {
+        experts: 256,
+        top_k: 8,
+        nodes: 4,
+        gpus: 8,
+        tokens: 4096,
+    };
+    let (width, capacity, channels) = (7168, 1 << 16, 20);
+    let decode = ExpertGroup {
+        tokens: 128,
+        ..group
+    };
+    let kernels = [
+        KernelConfig::TwoHopDispatch(TwoHopDispatch {
+            group,
+            width,
+            quant: true,
+            capacity,
+            channels,
+        }),
+        KernelConfig::TwoHopCombine(TwoHopCombine {
+            group,
+            width,
+            weighted: false,
+            capacity,
+            channels,
+        }),
+        KernelConfig::DirectDispatchSend(DirectDispatch {
+            group: decode,
+            width,
+            quant: true,
+            blocks: 32,
+        }),
+    ];
+    let codegen = Codegen::new().with_nvshmem(Some(library));
+    let codes: Vec<KernelCode> = kernels
+        .into_iter()
+        .map(|config| {
+            let name = config.name();
+            codegen.compile(&Kernel { name, config })
+        })
+        .collect::<Result<_, _>>()
+        .unwrap_or_else(|e| panic!("{e}"));
+    for code in &codes {
+        let linked = code.linked.as_deref().unwrap_or_default();
+        assert!(
+            code.ptx.contains(".extern .func nvshmemx_"),
+            "{}",
+            code.name
+        );
+        assert!(!linked.contains(".extern .func nvshmem"), "{}", code.name);
+        assert!(linked.contains("nvshmemi_device_state_d"), "{}", code.name);
+    }
+    let assembled = ptxas
+        .assemble(&codes, "sm_90a")
+        .unwrap_or_else(|e| panic!("{e}"));
+    for (code, assembled) in codes.iter().zip(assembled) {
+        let assembled = assembled.unwrap_or_else(|| panic!("{} was left out", code.name));
+        println!(
+            "{}: {} registers, {} bytes of machine code",
+            code.name,
+            assembled.resources.registers,
+            assembled.cubin.len()
+        );
     }
 }

@@ -122,6 +122,15 @@ pub fn run(args: &Args) -> Result<(), Error> {
         0 => "PTX only",
         _ => "PTX and cubins, no spills",
     };
+    let unlinked = built.kernels.iter().zip(&built.assembled);
+    let unlinked = unlinked.filter(|(kernel, code)| kernel.calls_nvshmem && code.is_none());
+    let unlinked = unlinked.count();
+    if unlinked > 0 && !args.no_cubin {
+        eprintln!(
+            "note: {unlinked} kernels that reach other nodes have no cubins, and no GPU runs them: NVSHMEM's device library is \
+             not here; `cargo xtask setup --nvshmem` installs it"
+        );
+    }
     print_line(&format!(
         "{}: {} kernels for {} ({machine_code}); {}; {:.1} MB; {seconds:.1} s",
         path.display(),

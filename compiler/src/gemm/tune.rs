@@ -54,11 +54,7 @@ pub fn bundle(
         kernels.push(codegen.compile(kernel)?);
     }
     let assembled = match Ptxas::find().filter(|_| cubins) {
-        Some(ptxas) => ptxas
-            .assemble(&kernels, &target.arch)?
-            .into_iter()
-            .map(Some)
-            .collect(),
+        Some(ptxas) => ptxas.assemble(&kernels, &target.arch)?,
         None => kernels.iter().map(|_| None).collect(),
     };
     let source = Source {

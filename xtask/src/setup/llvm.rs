@@ -71,6 +71,11 @@ impl Prefixes {
         }
     }
 
+    /// A program of LLVM's.
+    pub fn llvm_tool(&self, name: &str) -> PathBuf {
+        self.llvm.join("bin").join(name)
+    }
+
     fn named(&self, base: Base) -> Option<(&'static str, &Path)> {
         match base {
             Base::Llvm => Some(("LLVM_SYS_221_PREFIX", &self.llvm)),

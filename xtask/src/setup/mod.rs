@@ -7,10 +7,12 @@
 //! - [`llvm`] knows which files a build needs and which package holds each.
 //! - [`apt`] installs packages, after asking.
 //! - [`nvidia`] keeps pinned `ptxas`, `nvdisasm` and `cuobjdump` in `.tools/`.
+//! - [`nvshmem`] adds NVSHMEM's device library to them, for those who ask.
 
 mod apt;
 pub mod llvm;
 pub mod nvidia;
+pub mod nvshmem;
 
 use std::path::Path;
 use std::process::Command;
@@ -33,6 +35,9 @@ pub struct Args {
     /// Fetch the pinned NVIDIA tools even where a CUDA toolkit is installed
     #[arg(long)]
     pinned_ptxas: bool,
+    /// Also fetch NVSHMEM's device library (280 MB), which kernels over several nodes need to run on GPUs
+    #[arg(long)]
+    nvshmem: bool,
 }
 
 /// Which of NVIDIA's tools a chore needs.
@@ -51,9 +56,12 @@ pub fn main(args: &Args) -> Result<()> {
         Nvidia::Any
     };
     if args.dry_run {
-        return dry_run(nvidia);
+        return dry_run(nvidia, args.nvshmem);
     }
     ensure(args.yes, nvidia)?;
+    if args.nvshmem {
+        nvshmem::fetch(&llvm::Prefixes::from_env())?;
+    }
     summary();
     Ok(())
 }
@@ -83,7 +91,7 @@ pub fn ensure(yes: bool, nvidia: Nvidia) -> Result<()> {
     warn_of_full_disk()
 }
 
-fn dry_run(nvidia: Nvidia) -> Result<()> {
+fn dry_run(nvidia: Nvidia, with_nvshmem: bool) -> Result<()> {
     let fetch = nvidia::needed(nvidia);
     let packages = missing_packages(fetch)?;
     if !packages.is_empty() {
@@ -91,6 +99,9 @@ fn dry_run(nvidia: Nvidia) -> Result<()> {
     }
     if fetch && !nvidia::is_complete() {
         println!("would fetch from PyPI: {}", nvidia::pins().join(" "));
+    }
+    if with_nvshmem && !nvshmem::is_complete() {
+        println!("would fetch from PyPI: {}", nvshmem::pin());
     }
     summary();
     Ok(())
@@ -134,6 +145,7 @@ fn summary() {
     for line in nvidia::describe() {
         println!("{line}");
     }
+    println!("{}", nvshmem::describe());
     if let Some(free) = free_mib(workspace::root()) {
         println!(
             "{:<12} {:.1} GiB free for builds",

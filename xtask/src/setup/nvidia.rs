@@ -33,11 +33,11 @@ struct Toolkit {
 }
 
 /// One PyPI wheel for x86-64 Linux and the programs taken from it.
-struct Wheel {
-    project: &'static str,
-    version: &'static str,
-    sha256: &'static str,
-    programs: &'static [&'static str],
+pub(super) struct Wheel {
+    pub project: &'static str,
+    pub version: &'static str,
+    pub sha256: &'static str,
+    pub programs: &'static [&'static str],
 }
 
 const TOOLKITS: [Toolkit; 2] = [
@@ -83,8 +83,13 @@ with zipfile.ZipFile(sys.argv[1]) as z, z.open(sys.argv[2]) as src, open(sys.arg
     shutil.copyfileobj(src, dst)";
 
 impl Wheel {
-    fn requirement(&self) -> String {
+    pub fn requirement(&self) -> String {
         format!("{}=={}", self.project, self.version)
+    }
+
+    /// A line of a requirements file for pip.
+    pub fn pin(&self) -> String {
+        format!("{} --hash=sha256:{}\n", self.requirement(), self.sha256)
     }
 
     /// How every file name of this wheel begins (PEP 427).
@@ -100,10 +105,7 @@ impl Toolkit {
 
     /// A requirements file for pip, and the text of `PINS`.
     fn pins(&self) -> String {
-        self.wheels
-            .iter()
-            .map(|w| format!("{} --hash=sha256:{}\n", w.requirement(), w.sha256))
-            .collect()
+        self.wheels.iter().map(Wheel::pin).collect()
     }
 
     fn programs(&self) -> impl Iterator<Item = (&Wheel, &'static str, &'static str)> {
@@ -210,26 +212,13 @@ pub fn fetch() -> Result<()> {
 
 fn fetch_toolkit(toolkit: &Toolkit) -> Result<()> {
     let dir = toolkit.dir();
-    let temporary = Temporary::new(toolkit)?;
+    let temporary = Temporary::new(toolkit.folder)?;
     let staged = temporary.0.join(toolkit.folder);
-    let wheels = temporary.0.join("wheels");
     let bin = staged.join("bin");
     let io = |what: &str, e: std::io::Error| Error::Environment(format!("cannot {what}: {e}"));
 
     fs::create_dir_all(&bin).map_err(|e| io("write to .tools", e))?;
-    let requirements = temporary.0.join("requirements.txt");
-    fs::write(&requirements, toolkit.pins()).map_err(|e| io("write to .tools", e))?;
-
-    shell::run(
-        python()
-            .args(["-m", "pip", "download", "--quiet"])
-            .args(["--disable-pip-version-check", "--no-deps"])
-            .args(["--only-binary=:all:", "--require-hashes", "--dest"])
-            .arg(&wheels)
-            .arg("--requirement")
-            .arg(&requirements),
-    )
-    .map_err(|e| {
+    let wheels = temporary.download(&toolkit.pins()).map_err(|e| {
         Error::Environment(format!(
             "{e}. Fetching ptxas needs python3 with pip and PyPI, whose files must have the \
              pinned hashes.\n\
@@ -238,21 +227,8 @@ fn fetch_toolkit(toolkit: &Toolkit) -> Result<()> {
     })?;
 
     for (wheel, member, name) in toolkit.programs() {
-        let archive = find_wheel(&wheels, wheel)?;
         let file = bin.join(name);
-        let mut unpack = python();
-        unpack
-            .arg("-c")
-            .arg(UNPACK)
-            .arg(&archive)
-            .arg(member)
-            .arg(&file);
-        if shell::capture(&mut unpack).is_none() {
-            return Err(Error::Environment(format!(
-                "{} holds no readable {member}",
-                wheel.requirement()
-            )));
-        }
+        wheel.unpack(&wheels, member, &file)?;
         make_executable(&file).map_err(|e| io("mark a tool as executable", e))?;
     }
     let ptxas = bin.join("ptxas");
@@ -285,16 +261,36 @@ fn python() -> Command {
     Command::new("python3")
 }
 
-fn find_wheel(folder: &Path, wheel: &Wheel) -> Result<PathBuf> {
-    let prefix = wheel.file_prefix();
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.path())
-        .find(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with(&prefix) && name.ends_with(".whl")
-        })
-        .ok_or_else(|| Error::Environment(format!("pip brought no {}", wheel.requirement())))
+impl Wheel {
+    /// Takes a file out of the wheel, which lies in a folder.
+    pub fn unpack(&self, folder: &Path, member: &str, file: &Path) -> Result<()> {
+        let mut unpack = python();
+        unpack
+            .arg("-c")
+            .arg(UNPACK)
+            .arg(self.find(folder)?)
+            .arg(member)
+            .arg(file);
+        if shell::capture(&mut unpack).is_none() {
+            return Err(Error::Environment(format!(
+                "{} holds no readable {member}",
+                self.requirement()
+            )));
+        }
+        Ok(())
+    }
+
+    fn find(&self, folder: &Path) -> Result<PathBuf> {
+        let prefix = self.file_prefix();
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.path())
+            .find(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with(&prefix) && name.ends_with(".whl")
+            })
+            .ok_or_else(|| Error::Environment(format!("pip brought no {}", self.requirement())))
+    }
 }
 
 fn make_executable(file: &Path) -> std::io::Result<()> {
@@ -308,11 +304,29 @@ fn make_executable(file: &Path) -> std::io::Result<()> {
 }
 
 /// A folder in `.tools`, removed when the fetch ends, well or badly.
-struct Temporary(PathBuf);
+pub(super) struct Temporary(pub PathBuf);
 
 impl Temporary {
-    fn new(toolkit: &Toolkit) -> Result<Self> {
-        let name = format!(".fetch-{}-{}", toolkit.folder, std::process::id());
+    /// Fetches the wheels of these pins; the folder that they are in then.
+    pub fn download(&self, pins: &str) -> Result<PathBuf> {
+        let requirements = self.0.join("requirements.txt");
+        fs::write(&requirements, pins)
+            .map_err(|e| Error::Environment(format!("cannot write to .tools: {e}")))?;
+        let wheels = self.0.join("wheels");
+        shell::run(
+            python()
+                .args(["-m", "pip", "download", "--quiet"])
+                .args(["--disable-pip-version-check", "--no-deps"])
+                .args(["--only-binary=:all:", "--require-hashes", "--dest"])
+                .arg(&wheels)
+                .arg("--requirement")
+                .arg(&requirements),
+        )?;
+        Ok(wheels)
+    }
+
+    pub fn new(folder: &str) -> Result<Self> {
+        let name = format!(".fetch-{folder}-{}", std::process::id());
         let dir = workspace::tools_dir().join(name);
         fs::create_dir_all(&dir)
             .map_err(|e| Error::Environment(format!("cannot create {}: {e}", dir.display())))?;

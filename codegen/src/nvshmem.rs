@@ -1,7 +1,7 @@
 //! NVSHMEM's device functions, linked into the kernels that call them.
 //!
 //! In: a kernel's LLVM IR, and the library as NVIDIA ships it, LLVM bitcode (`libnvshmem_device_sm_90.bc`). Out: PTX that
-//! calls nothing that it does not hold. What a kernel does not reach is dropped; the library's variables
+//! calls nothing that it does not hold. The functions stay functions; what a kernel does not reach is dropped; the library's variables
 //! (`nvshmemi_device_state_d` and its like) keep their names, as the host library fills them when the module is loaded
 //! (`nvshmemx_cumodule_init`).
 //!
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use inkwell::OptimizationLevel;
-use inkwell::attributes::AttributeLoc;
+use inkwell::attributes::{Attribute, AttributeLoc};
 use inkwell::context::Context;
 use inkwell::memory_buffer::MemoryBuffer;
 use inkwell::module::{Linkage, Module};
@@ -80,9 +80,17 @@ impl Nvshmem {
             for attribute in ["target-cpu", "target-features"] {
                 function.remove_string_attribute(AttributeLoc::Function, attribute);
             }
-            let own = function.get_name().to_bytes() == kernel.as_bytes();
-            if !own && function.count_basic_blocks() > 0 {
-                function.set_linkage(Linkage::Internal);
+            let name = function.get_name().to_bytes();
+            if name == kernel.as_bytes() || function.count_basic_blocks() == 0 {
+                continue;
+            }
+            function.set_linkage(Linkage::Internal);
+            if name.starts_with(PREFIX.as_bytes()) {
+                // Thousands of instructions at each call would take the registers of all warps of the block.
+                let kind = Attribute::get_named_enum_kind_id;
+                function.remove_enum_attribute(AttributeLoc::Function, kind("alwaysinline"));
+                let noinline = context.create_enum_attribute(kind("noinline"), 0);
+                function.add_attribute(AttributeLoc::Function, noinline);
             }
         }
         whole
@@ -135,7 +143,7 @@ mod tests {
               ret void
             }
             define void @nvshmem_barrier_all() { ret void }
-            attributes #0 = { "target-cpu"="sm_90" "target-features"="+ptx88,+sm_90" }
+            attributes #0 = { alwaysinline "target-cpu"="sm_90" "target-features"="+ptx88,+sm_90" }
             "#,
         );
         let kernel = parse(
@@ -162,6 +170,7 @@ mod tests {
             ptx.contains(".target sm_90a") && !ptx.contains(".extern"),
             "{ptx}"
         );
+        assert!(ptx.contains(".func nvshmemx_signal_op"), "{ptx}");
         // The state is the host's to fill; functions that nobody calls are gone.
         assert!(
             ptx.contains(".const .align 8 .u64 nvshmemi_device_state_d"),

@@ -154,9 +154,10 @@ fn nvshmem_links_into_kernels_that_put() {
     for (code, assembled) in codes.iter().zip(assembled) {
         let assembled = assembled.unwrap_or_else(|| panic!("{} was left out", code.name));
         println!(
-            "{}: {} registers, {} bytes of machine code",
+            "{}: {} registers, {} bytes spilled, {} bytes of machine code",
             code.name,
             assembled.resources.registers,
+            assembled.resources.spill_bytes,
             assembled.cubin.len()
         );
     }

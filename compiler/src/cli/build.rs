@@ -120,6 +120,14 @@ pub fn run(args: &Args) -> Result<(), Error> {
         .collect();
     let machine_code = match built.assembled.iter().flatten().count() {
         0 => "PTX only",
+        _ if built
+            .assembled
+            .iter()
+            .flatten()
+            .any(|a| a.resources.spill_bytes > 0) =>
+        {
+            "PTX and cubins, no spills but with NVSHMEM's code"
+        }
         _ => "PTX and cubins, no spills",
     };
     let unlinked = built.kernels.iter().zip(&built.assembled);

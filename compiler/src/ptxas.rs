@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use mcc_bundle::Resources;
 use mcc_codegen::KernelCode;
@@ -33,6 +34,9 @@ pub struct Assembled {
     /// Registers, spills, static shared memory.
     pub resources: Resources,
 }
+
+/// What became of a kernel; none where it lacks functions that it calls.
+type Outcome = Result<Option<Assembled>, Error>;
 
 impl Ptxas {
     /// `$MCC_PTXAS`, then `$PATH`, `$CUDA_HOME`, `/usr/local/cuda`, then the pinned ones of this checkout.
@@ -77,10 +81,7 @@ impl Ptxas {
             .map_or(1, usize::from)
             .min(kernels.len().max(1));
         let next = std::sync::atomic::AtomicUsize::new(0);
-        let slots: Vec<std::sync::Mutex<Option<Result<Option<Assembled>, Error>>>> = kernels
-            .iter()
-            .map(|_| std::sync::Mutex::default())
-            .collect();
+        let slots: Vec<Mutex<Option<Outcome>>> = kernels.iter().map(|_| Mutex::default()).collect();
         std::thread::scope(|scope| {
             for _ in 0..workers {
                 scope.spawn(|| {

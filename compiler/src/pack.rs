@@ -76,6 +76,7 @@ pub fn pack(source: &Source, built: &Built) -> Result<Bundle, Error> {
             hardware: hardware(&built.target),
         },
         model: program.model.clone(),
+        mesh: mirror(&program.mesh)?,
         dims: mirror(&program.dims)?,
         buffers: mirror(&program.buffers)?,
         arena_bytes: program.arena_bytes,

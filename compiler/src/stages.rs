@@ -5,6 +5,7 @@
 //! | source | files | plain graph | `.mir` |
 //! | verify | graph | the same | – |
 //! | egraph | graph | optimised graph, verified | `.mir` |
+//! | distribute | graph with a mesh | graph of one of its ranks, verified | `.mir` |
 //! | select, memory | graph | program, verified | JSON |
 //! | codegen | program | kernels | MLIR, LLVM IR, PTX |
 //! | ptxas | PTX | cubins and resources, when it is there | SASS |
@@ -15,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mcc_codegen::{Codegen, KernelCode};
-use mcc_ir::Module;
 use mcc_ir::program::Program;
-use mcc_passes::egraph;
+use mcc_ir::{Mesh, Module};
 use mcc_passes::select::{DimHint, Options as SelectOptions};
 use mcc_passes::target::Target;
+use mcc_passes::{distribute, egraph};
 
 use crate::error::Error;
 use crate::kernels::Kernels;
@@ -31,6 +32,10 @@ use crate::source::Source;
 pub struct BuildOptions {
     /// Target name.
     pub target: String,
+    /// The ranks to build for, where they are others than the source says.
+    pub mesh: Option<Mesh>,
+    /// How rows travel between ranks.
+    pub ranks: distribute::Options,
     /// Whether the optimiser runs.
     pub optimize: bool,
     /// Whether cubins are made when ptxas is there.
@@ -42,7 +47,7 @@ pub struct BuildOptions {
 /// The stage at which a build ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Emit {
-    /// The optimised graph, `.mir`.
+    /// The optimised graph, on a mesh that of one rank, `.mir`.
     Graph,
     /// The program, JSON.
     Program,
@@ -60,7 +65,7 @@ pub enum Emit {
 pub struct Built {
     /// The target description.
     pub target: Target,
-    /// The optimised graph.
+    /// The optimised graph, on a mesh that of one rank.
     pub graph: Module,
     /// What the optimiser did.
     pub report: Option<egraph::Report>,
@@ -116,6 +121,7 @@ pub fn run_with(
     let ends = |stage: Emit| last == Some(stage);
 
     progress("verify", 0, 1);
+    built.graph.mesh = options.mesh.or(built.graph.mesh);
     verify(&built.graph)?;
     dump.write("1-source.mir", &built.graph.to_string())?;
     done("verify", &mut built.times);
@@ -132,6 +138,11 @@ pub fn run_with(
         built.graph = graph;
         built.report = Some(report);
         done("egraph", &mut built.times);
+    }
+    if built.graph.mesh.is_some_and(|mesh| mesh.ranks() > 1) {
+        built.graph = distribute::distribute(&built.graph, &options.ranks)?;
+        dump.write("2-ranks.mir", &built.graph.to_string())?;
+        done("distribute", &mut built.times);
     }
     if ends(Emit::Graph) {
         return Ok(built);

@@ -49,6 +49,17 @@ pub enum ParamSource {
     Concat(Vec<ParamSource>),
     /// Along a new leading axis, e.g. the experts.
     Stack(Vec<ParamSource>),
+    /// Along a new leading axis, the experts that a rank holds: rank `r` the physical ones `r * slots..(r + 1) * slots`.
+    /// Which part, or logical expert, a physical one is says the placement that the runtime is given; without one
+    /// physical expert `p` is `p` modulo the number of parts.
+    Experts {
+        /// Which of the model's layers with experts this is, counted from 0: a placement has one list for each.
+        layer: u64,
+        /// Experts of a rank.
+        slots: u64,
+        /// All logical experts.
+        parts: Vec<ParamSource>,
+    },
     /// `e4m3` to `bf16`: code times scale in f32, rounded to nearest even.
     Dequant(Box<ParamSource>),
     /// `[heads*P, K]` seen as `[heads, P, K]`; rows `start..start+len` of each head: `[heads, len, K]`.

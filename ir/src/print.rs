@@ -138,6 +138,17 @@ impl Display for ParamSource {
             }
             Self::Concat(sources) => list(f, "concat", sources),
             Self::Stack(sources) => list(f, "stack", sources),
+            Self::Experts {
+                layer,
+                slots,
+                parts,
+            } => {
+                write!(f, "experts(layer = {layer}, slots = {slots}")?;
+                for part in parts {
+                    write!(f, ", {part}")?;
+                }
+                f.write_char(')')
+            }
             Self::Dequant(src) => write!(f, "dequant({src})"),
             Self::Transpose(src) => write!(f, "transpose({src})"),
             Self::HeadRows {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::json::ProgramError;
 pub use self::verify::BUFFER_ALIGN;
 use crate::kernel::KernelConfig;
+use crate::mesh::Mesh;
 use crate::module::{DimDecl, ParamSource};
 use crate::types::{DType, Dim, Type};
 
@@ -34,6 +35,9 @@ pub struct Program {
     pub model: String,
     /// The target file's name: `h800`, `h100` or `h200`.
     pub target: String,
+    /// The ranks that run it, all of them the same program; one where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<Mesh>,
     /// Named dims with their bounds; the runtime checks a step's values against them.
     pub dims: Vec<DimDecl>,
     /// Weights, states, inputs, outputs and temporaries.

@@ -355,6 +355,22 @@ fn make(source: &ParamSource, want: Wanted) -> Result<(), String> {
                 },
             )
         }
+        ParamSource::Experts { slots, parts, .. } => {
+            let Some((first, rest)) = want.shape.split_first() else {
+                return Err("experts makes at least one axis".into());
+            };
+            if let Some(n) = first.filter(|n| n != slots) {
+                return Err(format!("experts has {slots} slots for an axis of {n}"));
+            }
+            all(
+                parts,
+                "experts",
+                &Wanted {
+                    shape: rest.to_vec(),
+                    ..want.clone()
+                },
+            )
+        }
         ParamSource::Dequant(src) => {
             if want.dtype != DType::BF16 {
                 return Err(format!("dequant makes bf16, not {}", want.dtype));

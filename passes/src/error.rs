@@ -3,7 +3,7 @@
 use std::fmt;
 
 use mcc_ir::program::ProgramError;
-use mcc_ir::{Mesh, SourceLoc};
+use mcc_ir::{Graph, Mesh, NodeId, SourceLoc, ValueId};
 use thiserror::Error;
 
 /// An error of a pass.
@@ -32,16 +32,15 @@ pub enum PassError {
         /// The value or buffer.
         what: String,
     },
-    /// A module for several ranks: no kernel moves rows between them.
-    #[error(
-        "the module is for {ranks} ranks (mesh {mesh}); bundles are built for one rank: leave the mesh out to build, or \
-         look at the costs of the mesh with `mcc explain`"
-    )]
-    Ranks {
+    /// A mesh that does not fit the model.
+    #[error("the mesh {mesh} does not fit the model: {why}; {how}")]
+    Mesh {
         /// The module's mesh.
         mesh: Mesh,
-        /// Its ranks.
-        ranks: u32,
+        /// What stands in the way, with numbers.
+        why: String,
+        /// The way out.
+        how: String,
     },
     /// Something was asked for by a name that nothing has.
     #[error("no {what} `{name}`; there are {}", known.join(", "))]
@@ -70,6 +69,39 @@ pub enum PassError {
         #[from]
         source: ProgramError,
     },
+}
+
+impl PassError {
+    /// [`PassError::Unsupported`] at `node`, because of `value`.
+    pub(crate) fn unsupported(
+        graph: &Graph,
+        node: NodeId,
+        value: ValueId,
+        why: impl Into<String>,
+        supported: impl Into<String>,
+    ) -> Self {
+        Self::Unsupported(Box::new(Unsupported {
+            loc: graph.node(node).loc.clone(),
+            entry: graph.name.to_string(),
+            op: graph.op(node).to_string(),
+            value: describe(graph, value),
+            why: why.into(),
+            supported: supported.into(),
+        }))
+    }
+}
+
+/// A value with its type, in words.
+pub(crate) fn describe(graph: &Graph, value: ValueId) -> String {
+    let ty = graph.ty(value);
+    let op = graph.op(value.node);
+    if op.is_leaf() {
+        return format!("`{op}`: {ty}");
+    }
+    match op.row().and_then(|row| row.results.get(value.result)) {
+        Some(result) => format!("`{result}` of `{}`: {ty}", op.mnemonic()),
+        None => format!("result of `{}`: {ty}", op.mnemonic()),
+    }
 }
 
 /// An op that no kernel computes as asked.

@@ -3,14 +3,15 @@
 //! In comes a verified [`mcc_ir`] module, out goes a program of kernel launches. The stages are in order:
 //!
 //! ```text
-//! Module ── egraph ──► Module ── select ──► kernel steps ── memory ──► Program
-//!           exact        verified  heuristics   over views    buffers
-//!           rewrites     again     pick tiles
+//! Module ── egraph ──► Module ── distribute ──► Module ── select ──► kernel steps ── memory ──► Program
+//!           exact        verified  rows travel    of a      heuristics   over views    buffers
+//!           rewrites     again     between ranks  rank      pick tiles
 //! ```
 //!
 //! Each stage is a function of its input and the [`target`] alone: same input, same bytes.
 //! Only [`egraph`] knows egg.
 
+pub mod distribute;
 pub mod egraph;
 pub mod error;
 pub mod heuristics;
@@ -19,5 +20,6 @@ pub mod memory;
 pub mod select;
 pub mod target;
 
+pub use distribute::distribute;
 pub use error::PassError;
 pub use lower::{Lowered, lower, lower_explained};

@@ -27,7 +27,7 @@ pub struct Lowered {
 /// Lowers a module to a program.
 ///
 /// # Errors
-/// [`PassError::Unsupported`], [`PassError::TooLarge`] and [`PassError::Ranks`] are about the module; the others are bugs.
+/// [`PassError::Unsupported`], [`PassError::TooLarge`] and [`PassError::Mesh`] are about the module; the others are bugs.
 pub fn lower(module: &Module, target: &Target, options: &Options) -> Result<Program, PassError> {
     Ok(lower_explained(module, target, options)?.program)
 }
@@ -41,10 +41,6 @@ pub fn lower_explained(
     target: &Target,
     options: &Options,
 ) -> Result<Lowered, PassError> {
-    if let Some(mesh) = module.mesh.filter(|mesh| mesh.ranks() > 1) {
-        let ranks = mesh.ranks();
-        return Err(PassError::Ranks { mesh, ranks });
-    }
     let selection = select::select(module, target, options)?;
     let lifetimes: Vec<(String, Vec<Lifetime>)> = selection
         .entries
@@ -63,6 +59,7 @@ pub fn lower_explained(
     let program = Program {
         model: module.name.to_string(),
         target: target.name.clone(),
+        mesh: module.mesh,
         dims: module.dims.clone(),
         buffers: buffers
             .into_iter()
@@ -110,6 +107,8 @@ fn buffer(draft: Draft, id: BufferId, memory: &Plan) -> Buffer {
         Storage::State => BufferKind::State,
         Storage::Input => BufferKind::Input,
         Storage::Output => BufferKind::Output,
+        Storage::Exchange => BufferKind::Exchange,
+        Storage::World { ranks } => BufferKind::World { ranks },
         // A temporary that no launch names has no place; its bytes are never touched.
         Storage::Temp => BufferKind::Temp {
             offset: memory.offsets.get(&id).copied().unwrap_or(0),

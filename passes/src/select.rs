@@ -5,10 +5,11 @@
 //! that the kernel can address ([`mcc_ir::kernel::OperandSpec`]); `slice` and `reshape` are gone; states are
 //! written in place, and no launch reads a state's old value after that.
 //!
-//! One family of ops a file: `rows` (row-wise), `gemm`, `attention`, `moe`. An op that no kernel
+//! One family of ops a file: `rows` (row-wise), `gemm`, `attention`, `moe`, `exchange`. An op that no kernel
 //! computes as asked is a typed error that names the op and the value, never a silent fallback.
 
 mod attention;
+mod exchange;
 mod gemm;
 mod moe;
 mod operands;
@@ -105,6 +106,7 @@ pub fn select(module: &Module, target: &Target, options: &Options) -> Result<Sel
         entries.push(lowering.run()?);
         choices.append(&mut lowering.choices);
     }
+    pool.finish_exchange()?;
     let Pool {
         drafts,
         params,
@@ -267,8 +269,26 @@ impl<'a> Lowering<'a> {
                 scaling.get(),
                 *normalize,
             ),
-            Op::Dispatch { n_experts } => self.dispatch(node, *n_experts),
+            Op::Dispatch { n_experts } => match self.module.mesh.filter(|mesh| mesh.ep > 1) {
+                None => self.dispatch(node, *n_experts),
+                Some(mesh) => Err(PassError::Mesh {
+                    mesh,
+                    why: "its experts are all on every rank".into(),
+                    how: "spread them with `distribute` before kernels are selected".into(),
+                }),
+            },
             Op::Combine => self.combine(node),
+            Op::DispatchTwoHop {
+                capacity, channels, ..
+            } => self.dispatch_two_hop(node, *capacity, *channels),
+            Op::CombineTwoHop {
+                capacity,
+                channels,
+                weighted,
+                ..
+            } => self.combine_two_hop(node, *capacity, *channels, *weighted),
+            Op::DispatchDirect { .. } => self.dispatch_direct(node),
+            Op::CombineDirect { weighted, .. } => self.combine_direct(node, *weighted),
 
             Op::Concat { .. } => Err(self.no_kernel(node, "no kernel joins values", ABSORBED)),
             Op::Transpose { .. } => Err(self.no_kernel(
@@ -299,15 +319,10 @@ impl<'a> Lowering<'a> {
                 "no kernel computes this form of routing",
                 "write combine(rows, slots, weights), and add to it what comes beside",
             )),
-            Op::DispatchTwoHop { .. }
-            | Op::CombineTwoHop { .. }
-            | Op::DispatchDirect { .. }
-            | Op::CombineDirect { .. }
-            | Op::Replica
-            | Op::CountExperts => Err(self.no_kernel(
+            Op::Replica | Op::CountExperts => Err(self.no_kernel(
                 node,
-                "no kernel moves rows between ranks",
-                "build for one rank: write `dispatch` and `combine`, without a mesh",
+                "no kernel chooses copies of experts or counts choices",
+                "dispatch to the experts that `route` chose",
             )),
             Op::QuantizePow2 => Err(self.no_kernel(
                 node,

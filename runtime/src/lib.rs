@@ -53,4 +53,4 @@ pub use text::{
     token_nll,
 };
 pub use trace::Trace;
-pub use weights::{Checkpoint, LoadProgress, e4m3_to_f32, rope_table};
+pub use weights::{Checkpoint, LoadProgress, Share, e4m3_to_f32, rope_table};

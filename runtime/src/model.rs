@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mcc_bundle::{BufferId, BufferKind, Bundle, DimValues, Entry, Manifest, Port, Step, View};
+use mcc_place::Placement;
 
 use crate::device::{
     Device, FunctionId, Launch, ModuleImage, PlanBuffer, SequenceError, SequenceKey,
@@ -19,7 +21,7 @@ use crate::session::Session;
 use crate::stats::{Stats, StatsReport};
 use crate::trace::{Trace, TracedLaunch};
 use crate::turns::Turn;
-use crate::weights::{self, Checkpoint, LoadProgress};
+use crate::weights::{self, Checkpoint, LoadProgress, Share};
 
 /// A loaded model.
 pub struct Model {
@@ -217,13 +219,40 @@ impl Model {
         checkpoint: &Checkpoint,
         progress: &mut dyn FnMut(LoadProgress<'_>),
     ) -> Result<(), RuntimeError> {
+        self.load_share(checkpoint, &Share::default(), progress)
+    }
+
+    /// What rank `rank` of all ranks that run the bundle holds of the experts, by a placement if there is one.
+    #[must_use]
+    pub fn share_of(&self, rank: usize, placement: Option<Arc<Placement>>) -> Share {
+        let group = self.manifest.mesh.map_or(1, |mesh| mesh.ep.max(1));
+        let rank = u32::try_from(rank % group as usize).unwrap_or_default();
+        Share::new(rank, placement)
+    }
+
+    /// The same on one rank of several: of the experts only those of its share.
+    ///
+    /// # Errors
+    /// As [`Self::load_weights`], and when the placement does not fit the bundle.
+    pub fn load_share(
+        &mut self,
+        checkpoint: &Checkpoint,
+        share: &Share,
+        progress: &mut dyn FnMut(LoadProgress<'_>),
+    ) -> Result<(), RuntimeError> {
         let start = Instant::now();
         let addresses = &self.addresses;
         let address = |id: BufferId| addresses[id.0 as usize];
         let device = self.device.as_mut();
         let mut write = |at: u64, bytes: &[u8]| device.write(at, bytes);
-        self.stats.weight_bytes =
-            weights::load(&self.manifest, &address, &mut write, checkpoint, progress)?;
+        self.stats.weight_bytes = weights::load(
+            &self.manifest,
+            &address,
+            &mut write,
+            checkpoint,
+            share,
+            progress,
+        )?;
         self.stats.weights = start.elapsed();
         self.weights_began = Some(start);
         self.weights_loaded = true;

@@ -222,6 +222,7 @@ impl Prepared {
             target: "h100".into(),
             dims: dims.clone(),
             buffers: Vec::new(),
+            mesh: None,
             arena_bytes: 0,
             params: Vec::new(),
             kernels: vec![Kernel {

@@ -90,6 +90,8 @@ pub fn source(module: Module) -> Source {
 pub fn build(source: &Source, cubins: bool, last: Option<Emit>) -> Built {
     let options = BuildOptions {
         target: "h100".to_owned(),
+        mesh: None,
+        ranks: mcc_passes::distribute::Options::default(),
         optimize: true,
         cubins,
         dump: None,

@@ -31,7 +31,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         probe_cuda().map_err(RuntimeError::from)?;
     }
     let bundle: Option<Bundle> = match &args.bundle {
-        Some(path) => Some(model::bundle(path, &args.target)?.0),
+        Some(path) => Some(model::bundle(path, &args.target, None)?.0),
         None => None,
     };
     let bar = bar("measuring");

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use mcc_codegen::{Intermediate, KernelCode};
+use mcc_ir::Mesh;
+use mcc_passes::distribute;
 use serde_json::json;
 
 use super::compile::{self, compile};
@@ -39,6 +41,18 @@ pub struct Args {
     /// Elements of K between promotions of a checkpoint's FP8 products: 32, 64 or 128 [default: the target's, 128].
     #[arg(long, value_parser = promote)]
     promote: Option<u32>,
+    /// Builds for a mesh of ranks, e.g. nodes=4,gpus=8,ep=32: one bundle, which every rank runs.
+    #[arg(long)]
+    mesh: Option<Mesh>,
+    /// How rows travel to experts on other ranks: two-hop, direct or auto.
+    #[arg(long, default_value_t, value_name = "KIND")]
+    ep_kind: distribute::Kind,
+    /// Rows from other ranks that two hops have room for [default: as many as can ever come].
+    #[arg(long, value_name = "ROWS")]
+    ep_capacity: Option<u32>,
+    /// Thread blocks that move rows in two hops.
+    #[arg(long, value_name = "BLOCKS", default_value_t = distribute::Options::default().channels)]
+    ep_channels: u32,
     /// Leaves the graph as written. Some graphs need fused ops and are then refused.
     #[arg(long)]
     no_optimize: bool,
@@ -68,6 +82,12 @@ pub fn run(args: &Args) -> Result<(), Error> {
     };
     let options = BuildOptions {
         target: args.target.clone(),
+        mesh: args.mesh,
+        ranks: distribute::Options {
+            kind: args.ep_kind,
+            capacity: args.ep_capacity,
+            channels: args.ep_channels,
+        },
         optimize: !args.no_optimize,
         cubins: !args.no_cubin,
         dump: args.dump.clone(),

@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
 fn on_ranks(args: &Args, ranks: &Ranks, text: &str) -> Result<(), Error> {
     one_rank("--trace", args.trace.is_some())?;
     let tokens = encode(&ranks.tokenizer, text)?;
-    let load = |_, device| ranks.load(device);
+    let load = |rank, device| ranks.load(rank, device);
     let (context, chunk) = (args.context, args.model.chunk);
     let (report, all) = evaluate_on_ranks(&ranks.cluster, load, &tokens, context, chunk)?;
     print_report(args, &report);

@@ -2,13 +2,16 @@
 //! and its tokenizer.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mcc_bundle::Bundle;
+use mcc_ir::Mesh;
+use mcc_place::Placement;
 use mcc_runtime::{
-    Device, DeviceKind, DeviceOptions, Model, RanksReport, RuntimeError, SimCluster, open_device,
-    open_ranks,
+    Checkpoint, Device, DeviceKind, DeviceOptions, Model, RanksReport, RuntimeError, SimCluster,
+    open_device, open_ranks,
 };
 use tokenizers::Tokenizer;
 
@@ -43,6 +46,18 @@ pub struct ModelArgs {
     /// Nodes that they are on; from node to node only NVSHMEM reaches.
     #[arg(long, default_value_t = 1)]
     nodes: u32,
+    /// Which rank holds which experts, from `mcc place` [default: in order].
+    #[arg(long, value_name = "FILE")]
+    placement: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// What a source is built for: experts spread over all ranks.
+    fn mesh(&self) -> Option<Mesh> {
+        let gpus = self.ranks / self.nodes.max(1);
+        let mesh = Mesh::new([self.nodes, gpus, self.ranks, 1, self.ranks]);
+        mesh.ok().filter(|mesh| mesh.ranks() > 1)
+    }
 }
 
 /// A model and where it runs.
@@ -63,18 +78,20 @@ pub struct Ranks {
     pub eos: Vec<i32>,
     bundle: Bundle,
     weights: PathBuf,
+    placement: Option<Arc<Placement>>,
     /// How long the build took, when there was one.
     pub build: Option<Duration>,
 }
 
 impl Ranks {
-    /// Loads the model of one rank.
+    /// Loads the model of one rank, and of its experts those of the rank's share.
     ///
     /// # Errors
-    /// When it does not fit the device, or the checkpoint.
-    pub fn load(&self, device: Box<dyn Device>) -> Result<Model, RuntimeError> {
+    /// When it does not fit the device, the checkpoint or the placement.
+    pub fn load(&self, rank: usize, device: Box<dyn Device>) -> Result<Model, RuntimeError> {
         let mut model = Model::load(device, self.bundle.clone())?;
-        model.load_weights(&self.weights, &mut |_| ())?;
+        let share = model.share_of(rank, self.placement.clone());
+        model.load_share(&Checkpoint::open(&self.weights)?, &share, &mut |_| ())?;
         Ok(model)
     }
 }
@@ -105,7 +122,14 @@ pub fn load(args: &ModelArgs) -> Result<Ready, Error> {
         DeviceKind::Sim => None,
         DeviceKind::Cuda(_) => Some(open(kind, &checked(DeviceOptions::default()))?),
     };
-    let (bundle, build) = bundle(&args.bundle, &args.target)?;
+    let placement = match &args.placement {
+        Some(path) => {
+            let placement = Placement::read(path).map_err(|e| Error::Usage(e.to_string()))?;
+            Some(Arc::new(placement))
+        }
+        None => None,
+    };
+    let (bundle, build) = bundle(&args.bundle, &args.target, args.mesh())?;
     let weights = match &args.weights {
         Some(dir) => dir,
         None if args.bundle.is_dir() => &args.bundle,
@@ -126,6 +150,7 @@ pub fn load(args: &ModelArgs) -> Result<Ready, Error> {
             eos,
             bundle,
             weights: weights.clone(),
+            placement,
             build,
         })));
     }
@@ -154,7 +179,11 @@ fn open(kind: DeviceKind, options: &DeviceOptions) -> Result<Box<dyn Device>, Er
 }
 
 /// Reads the bundle, or builds one as `mcc build` would.
-pub fn bundle(path: &Path, target: &str) -> Result<(Bundle, Option<Duration>), Error> {
+pub fn bundle(
+    path: &Path,
+    target: &str,
+    mesh: Option<Mesh>,
+) -> Result<(Bundle, Option<Duration>), Error> {
     let is_source = path.is_dir() || path.extension().is_some_and(|e| e == "mir" || e == "rs");
     if !is_source {
         let bundle = Bundle::read(path).map_err(Error::bundle(path))?;
@@ -163,6 +192,8 @@ pub fn bundle(path: &Path, target: &str) -> Result<(Bundle, Option<Duration>), E
     let start = Instant::now();
     let options = BuildOptions {
         target: target.to_owned(),
+        mesh,
+        ranks: mcc_passes::distribute::Options::default(),
         optimize: true,
         cubins: true,
         dump: None,

@@ -149,7 +149,7 @@ fn on_ranks(args: &Args, ranks: &Ranks) -> Result<(), Error> {
         .iter()
         .map(|text| encode(&ranks.tokenizer, text))
         .collect::<Result<_, _>>()?;
-    let load = |_, device| ranks.load(device);
+    let load = |rank, device| ranks.load(rank, device);
     let (done, report) = generate_on_ranks(&ranks.cluster, load, &prompts, &options)?;
     let mut stats = args.stats.then(|| {
         let mut stats = report.to_json();

@@ -181,6 +181,8 @@ impl Fuzzer {
         };
         let options = BuildOptions {
             target: "h100".into(),
+            mesh: None,
+            ranks: mcc_passes::distribute::Options::default(),
             optimize: true,
             cubins: false,
             dump: None,

@@ -82,6 +82,8 @@ pub fn sources(paths: &[PathBuf]) -> Result<Vec<Source>, Error> {
 pub fn in_use(sources: &[Source], target: &str) -> Result<Vec<Kernel>, Error> {
     let options = BuildOptions {
         target: target.to_owned(),
+        mesh: None,
+        ranks: mcc_passes::distribute::Options::default(),
         optimize: true,
         cubins: false,
         dump: None,

@@ -221,6 +221,7 @@ fn program(kernel: Kernel, operands: &[Operand], extents: &[(&'static str, u64)]
         target: "h100".into(),
         dims: dims.collect(),
         buffers,
+        mesh: None,
         arena_bytes: 0,
         params: Vec::new(),
         kernels: vec![kernel],

@@ -83,6 +83,7 @@ fn program(problems: &[Named], target: &Target, candidates: usize) -> Result<Pro
         target: target.name.clone(),
         dims: Vec::new(),
         buffers: Vec::new(),
+        mesh: None,
         arena_bytes: 0,
         params: Vec::new(),
         kernels: Vec::new(),

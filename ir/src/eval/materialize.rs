@@ -34,34 +34,30 @@ pub fn materialize(
     source: &ParamSource,
     lookup: &dyn Fn(&str) -> Option<Tensor>,
 ) -> Result<Tensor, MaterializeError> {
-    let all = |parts: &[ParamSource]| {
-        parts
-            .iter()
-            .map(|p| materialize(p, lookup))
-            .collect::<Result<Vec<_>, _>>()
-    };
+    materialize_on_rank(source, lookup, 0)
+}
+
+/// Builds a parameter for a rank of an expert group, without a placement.
+pub fn materialize_on_rank(
+    source: &ParamSource,
+    lookup: &dyn Fn(&str) -> Option<Tensor>,
+    rank: u64,
+) -> Result<Tensor, MaterializeError> {
+    let materialize = |source: &ParamSource| materialize_on_rank(source, lookup, rank);
+    let all = |parts: &[ParamSource]| parts.iter().map(materialize).collect::<Result<Vec<_>, _>>();
     match source {
         ParamSource::Tensor(name) => {
             lookup(name).ok_or_else(|| MaterializeError::Missing(name.clone()))
         }
         ParamSource::Concat(parts) => join("concat", &all(parts)?),
-        ParamSource::Stack(parts) => {
-            let with_axis = |t: Tensor| {
-                let shape: Vec<usize> = std::iter::once(1)
-                    .chain(t.shape().iter().copied())
-                    .collect();
-                t.reshaped(&shape).ok_or_else(|| {
-                    fail("stack", &[t], "the scale blocks do not survive a new axis")
-                })
-            };
-            let parts = all(parts)?
-                .into_iter()
-                .map(with_axis)
-                .collect::<Result<Vec<_>, _>>()?;
-            join("stack", &parts)
+        ParamSource::Stack(parts) => stack("stack", all(parts)?),
+        ParamSource::Experts { slots, parts, .. } => {
+            let held = (rank * slots..(rank + 1) * slots)
+                .map(|slot| &parts[(slot % parts.len().max(1) as u64) as usize]);
+            stack("experts", held.map(materialize).collect::<Result<_, _>>()?)
         }
         ParamSource::Dequant(inner) => {
-            let t = materialize(inner, lookup)?;
+            let t = materialize(inner)?;
             dequantize(&t).map_err(|_| fail("dequant", &[t], "needs a block-scaled value"))
         }
         ParamSource::HeadRows {
@@ -70,7 +66,7 @@ pub fn materialize(
             start,
             len,
         } => {
-            let t = materialize(src, lookup)?;
+            let t = materialize(src)?;
             let (heads, start, len) = (*heads as usize, *start as usize, *len as usize);
             let rows = t.shape().first().copied().unwrap_or(0);
             let cut = (t.shape().len() == 2 && heads > 0 && rows.is_multiple_of(heads))
@@ -86,7 +82,7 @@ pub fn materialize(
             })
         }
         ParamSource::Transpose(inner) => {
-            let t = materialize(inner, lookup)?;
+            let t = materialize(inner)?;
             transpose(&t).ok_or_else(|| fail("transpose", &[t], "needs at least two axes"))
         }
         ParamSource::RopeTable {
@@ -100,6 +96,21 @@ pub fn materialize(
                 .map_err(|_| fail("rope_table", &[], "needs an even number of channels"))
         }
     }
+}
+
+fn stack(step: &'static str, parts: Vec<Tensor>) -> Result<Tensor, MaterializeError> {
+    let with_axis = |t: Tensor| {
+        let shape: Vec<usize> = std::iter::once(1)
+            .chain(t.shape().iter().copied())
+            .collect();
+        t.reshaped(&shape)
+            .ok_or_else(|| fail(step, &[t], "the scale blocks do not survive a new axis"))
+    };
+    let parts = parts
+        .into_iter()
+        .map(with_axis)
+        .collect::<Result<Vec<_>, _>>()?;
+    join(step, &parts)
 }
 
 fn join(step: &'static str, parts: &[Tensor]) -> Result<Tensor, MaterializeError> {

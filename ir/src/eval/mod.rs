@@ -25,7 +25,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 pub use error::EvalError;
-pub use materialize::{MaterializeError, materialize};
+pub use materialize::{MaterializeError, materialize, materialize_on_rank};
 pub use ops::{eval_op, eval_op_on_ranks};
 pub use random::Rng;
 pub use ranks::{Rank, run_ranks};

@@ -29,6 +29,17 @@ impl Parser<'_> {
             }
             "concat" => ParamSource::Concat(self.list(")", |p| p.source(depth + 1))?),
             "stack" => ParamSource::Stack(self.list(")", |p| p.source(depth + 1))?),
+            "experts" => {
+                let layer = self.int_field("layer")?;
+                let slots = self.next_int_field("slots")?;
+                self.punct(",")?;
+                let parts = self.list(")", |p| p.source(depth + 1))?;
+                ParamSource::Experts {
+                    layer,
+                    slots,
+                    parts,
+                }
+            }
             "dequant" => ParamSource::Dequant(self.only_source(depth)?),
             "transpose" => ParamSource::Transpose(self.only_source(depth)?),
             "head_rows" => {
@@ -62,7 +73,8 @@ impl Parser<'_> {
                 }
             }
             other => {
-                let known = "tensor, concat, stack, dequant, transpose, head_rows, rope_table";
+                let known =
+                    "tensor, concat, stack, experts, dequant, transpose, head_rows, rope_table";
                 return Err(self
                     .lex
                     .error(pos, format!("expected a recipe ({known}), got `{other}`")));

@@ -6,12 +6,14 @@
 //! - every view lies inside its buffer and has the extents and strides that its kernel takes;
 //! - every launch reads only bytes that an earlier launch of the same entry, the host or the loader wrote and
 //!   that no launch in between wrote over, so that sharing the arena cannot change a result;
+//! - operands that are views of the `Exchange` or the `World` buffer are those that the kernel takes as such, and no two
+//!   kinds of exchange have bytes in common;
 //! - codegen and the runtime need not check any of this again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Buffer, BufferId, BufferKind, Entry, Port, Program, ProgramError, Step, View};
-use crate::kernel::{Extent, Layout, OperandSpec};
+use crate::kernel::{ExchangeRange, Extent, Layout, OperandSpec};
 use crate::types::{DType, Dim, Type};
 
 /// Buffers start and end at multiples of this: the alignment of a device allocation, more than TMA's 128.
@@ -40,7 +42,7 @@ impl Program {
             }
             self.verify_order(entry, &at)?;
         }
-        Ok(())
+        self.verify_ranges()
     }
 
     /// Largest extent of a dim; `None` for an undeclared name or on overflow.
@@ -235,6 +237,17 @@ impl Program {
                     ),
                 );
             }
+            let (exchange, world) = (
+                buffer.kind == BufferKind::Exchange,
+                matches!(buffer.kind, BufferKind::World { .. }),
+            );
+            let takes = |name| spec.decl.name == name;
+            if exchange != takes("exchange") || world != takes("world") {
+                return invalid(
+                    at(),
+                    format!("`{}` is of another kind than it takes", buffer.name),
+                );
+            }
         }
         check_extents(&specs, &step.operands).map_err(|(operand, why)| ProgramError::Invalid {
             at: format!("operand `{operand}`"),
@@ -314,6 +327,44 @@ impl Program {
         for port in &entry.outputs {
             if !intact.contains(&port.buffer) {
                 return invalid(format!("{at}, output `{}`", port.name), "no step writes it");
+            }
+        }
+        Ok(())
+    }
+
+    /// Launches of one exchange share a range of the `Exchange` buffer, those of different ones have nothing in common.
+    fn verify_ranges(&self) -> Result<(), ProgramError> {
+        let mut ranges: Vec<(ExchangeRange, u64)> = Vec::new();
+        for entry in &self.entries {
+            for (index, step) in entry.steps.iter().enumerate() {
+                let config = &self.kernels[step.kernel.0 as usize].config;
+                let Some(range) = config.exchange() else {
+                    continue;
+                };
+                let exchange = |view: &&View| {
+                    let buffer = self.buffers.get(view.buffer.0 as usize);
+                    buffer.is_some_and(|buffer| buffer.kind == BufferKind::Exchange)
+                };
+                let Some(view) = step.operands.iter().find(exchange) else {
+                    continue;
+                };
+                let apart = |(other, offset): &(ExchangeRange, u64)| {
+                    if *other == range {
+                        return *offset == view.offset;
+                    }
+                    view.offset >= offset.saturating_add(other.bytes())
+                        || *offset >= view.offset.saturating_add(range.bytes())
+                };
+                if !ranges.iter().all(apart) {
+                    let at = format!("entry `{}`", entry.name);
+                    return invalid(
+                        step_at(&at, index, step),
+                        "its range of the exchange is another one's too, or another launch of it has another range",
+                    );
+                }
+                if !ranges.iter().any(|(other, _)| *other == range) {
+                    ranges.push((range, view.offset));
+                }
             }
         }
         Ok(())

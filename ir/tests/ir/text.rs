@@ -113,7 +113,7 @@ fn ops_carry_the_place_of_their_line() {
     let add = g.topo().into_iter().find(|n| *g.op(*n) == Op::Add).unwrap();
     assert_eq!(
         g.node(add).loc.as_ref().unwrap().to_string(),
-        "all.mir:27:8"
+        "all.mir:28:8"
     );
 }
 

@@ -9,7 +9,7 @@
 //! ```
 
 use mcc_ir::kernel::{Combine, Expand, KernelConfig, MoePlan, Route};
-use mcc_ir::{DType, Dim, NodeId, Type, ValueId};
+use mcc_ir::{DType, NodeId, Type, ValueId};
 
 use super::pool::Layouts;
 use super::view::Placed;
@@ -19,8 +19,8 @@ use crate::error::PassError;
 /// What `moe_plan` wrote for a routing.
 #[derive(Clone)]
 pub(super) struct Planned {
-    offsets: Placed,
-    slots: Placed,
+    pub offsets: Placed,
+    pub slots: Placed,
     row_token: Placed,
 }
 
@@ -113,46 +113,69 @@ impl Lowering<'_> {
             self.place(slots, planned.slots.clone());
             return Ok(planned);
         }
-        let rows: Vec<Dim> = self
-            .graph
-            .ty(ValueId { node, result: 0 })
-            .shape
-            .first()
-            .cloned()
-            .into_iter()
-            .collect();
+        let results = (
+            self.result(node, 1, Layouts::Dense)?,
+            self.result(node, 2, Layouts::Dense)?,
+        );
+        self.plan_into(node, experts, n_experts, top_k, results)
+    }
+
+    /// The plan of a routing that is no result of an op: the one made before, or a new one.
+    pub(super) fn plan_for(
+        &mut self,
+        node: NodeId,
+        experts: ValueId,
+        n_experts: u32,
+        top_k: u32,
+    ) -> Result<Planned, PassError> {
+        if let Some(planned) = self.plans.get(&(experts, n_experts)) {
+            return Ok(planned.clone());
+        }
+        let name = |part: &str| format!("{}: {} {part}", self.graph.name, self.label(node));
+        let (offsets, slots) = (name("offsets_all"), name("slots"));
+        let bounds = Type::new(DType::I32, [u64::from(n_experts) + 1]);
+        let results = (
+            self.pool.temp(&offsets, &bounds, Layouts::Dense)?,
+            self.pool
+                .temp(&slots, self.graph.ty(experts), Layouts::Dense)?,
+        );
+        self.plan_into(node, experts, n_experts, top_k, results)
+    }
+
+    /// Plans a routing; offsets and slots have their places.
+    fn plan_into(
+        &mut self,
+        node: NodeId,
+        experts: ValueId,
+        n_experts: u32,
+        top_k: u32,
+        (offsets, slots): (Placed, Placed),
+    ) -> Result<Planned, PassError> {
+        let rows = self.graph.ty(experts).shape[0].times(top_k.into());
+        let rows = rows.ok_or_else(|| PassError::TooLarge {
+            what: self.describe(experts),
+        })?;
         let name = format!("{}: {} row_token", self.graph.name, self.label(node));
         let row_token = self
             .pool
-            .temp(&name, &Type::new(DType::I32, rows), Layouts::Dense)?;
+            .temp(&name, &Type::new(DType::I32, [rows]), Layouts::Dense)?;
         let planned = Planned {
-            offsets: self.result(node, 1, Layouts::Dense)?,
-            slots: self.result(node, 2, Layouts::Dense)?,
+            offsets,
+            slots,
             row_token,
         };
-        let args = vec![
-            self.whole(node, 1)?,
-            Arg {
-                view: planned.offsets.data.clone(),
-                value: offsets,
-            },
-            Arg {
-                view: planned.slots.data.clone(),
-                value: slots,
-            },
-            Arg {
-                view: planned.row_token.data.clone(),
-                value: slots,
-            },
-        ];
-        self.launch(
-            node,
-            KernelConfig::MoePlan(MoePlan {
-                experts: n_experts,
-                top_k,
-            }),
-            args,
-        )?;
+        let mut views = vec![self.placed(experts)?.data.clone()];
+        views
+            .extend([&planned.offsets, &planned.slots, &planned.row_token].map(|p| p.data.clone()));
+        let args = views.into_iter().map(|view| Arg {
+            view,
+            value: experts,
+        });
+        let config = MoePlan {
+            experts: n_experts,
+            top_k,
+        };
+        self.launch(node, KernelConfig::MoePlan(config), args.collect())?;
         self.plans.insert((experts, n_experts), planned.clone());
         Ok(planned)
     }

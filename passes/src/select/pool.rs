@@ -3,7 +3,8 @@
 //! Holds: sizes are computed at the dims' upper bounds and are multiples of [`BUFFER_ALIGN`]; parameters,
 //! states, kernels with equal configs, and ports with equal names and types exist once for all entries.
 
-use mcc_ir::kernel::KernelConfig;
+use mcc_ir::exchange::ExpertGroup;
+use mcc_ir::kernel::{ExchangeRange, KernelConfig};
 use mcc_ir::program::{BUFFER_ALIGN, BufferId, Kernel, KernelId, ProgramParam, View};
 use mcc_ir::{DType, Dim, DimDecl, Module, Type};
 
@@ -23,6 +24,13 @@ pub enum Storage {
     Output,
     /// Lives inside one step.
     Temp,
+    /// Written by other ranks.
+    Exchange,
+    /// Says where the other ranks of a group of so many are.
+    World {
+        /// Ranks.
+        ranks: u32,
+    },
 }
 
 /// A buffer before the memory plan.
@@ -60,6 +68,9 @@ pub struct Pool {
     param_views: Vec<(String, Placed)>,
     states: Vec<(String, View)>,
     ports: Vec<(Storage, String, Type, View)>,
+    /// The `Exchange` buffer, and the byte at which each range of it begins.
+    exchange: Option<(BufferId, Vec<(ExchangeRange, u64)>)>,
+    world: Option<View>,
 }
 
 impl Pool {
@@ -73,6 +84,8 @@ impl Pool {
             param_views: Vec::new(),
             states: Vec::new(),
             ports: Vec::new(),
+            exchange: None,
+            world: None,
         };
         for param in &module.params {
             let data = pool.dense(
@@ -198,6 +211,63 @@ impl Pool {
             self.kernels.len() - 1
         });
         KernelId(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
+    /// A range of the `Exchange` buffer, as words; equal ranges are one, since launches follow each other.
+    pub fn exchange(&mut self, range: ExchangeRange) -> Result<View, PassError> {
+        if self.exchange.is_none() {
+            // It grows with each range.
+            let buffer = self.buffer("exchange", Storage::Exchange, 1)?;
+            self.exchange = Some((buffer, Vec::new()));
+        }
+        let (buffer, ranges) = self.exchange.get_or_insert((BufferId(0), Vec::new()));
+        let end = |(range, offset): &(ExchangeRange, u64)| offset.checked_add(range.bytes());
+        let offset = match ranges.iter().find(|(known, _)| *known == range) {
+            Some((_, offset)) => *offset,
+            None => {
+                let offset = ranges.last().map_or(Some(0), end);
+                let offset = offset.and_then(|o| o.checked_next_multiple_of(BUFFER_ALIGN));
+                let offset = offset.ok_or_else(|| too_large("exchange"))?;
+                ranges.push((range, offset));
+                offset
+            }
+        };
+        Ok(View {
+            buffer: *buffer,
+            offset,
+            dtype: DType::I32,
+            shape: vec![Dim::Const(range.bytes() / DType::I32.bytes())],
+            strides: vec![1],
+        })
+    }
+
+    /// The `World` buffer, as words. All groups of a program are of one mesh.
+    pub fn world(&mut self, group: &ExpertGroup) -> Result<View, PassError> {
+        if let Some(view) = &self.world {
+            return Ok(view.clone());
+        }
+        let words = [Dim::Const(group.world_words())];
+        let ranks = group.ranks();
+        let view = self.dense("world", Storage::World { ranks }, DType::I32, &words)?;
+        self.world = Some(view.clone());
+        Ok(view)
+    }
+
+    /// Gives the `Exchange` buffer the size of all its ranges.
+    pub fn finish_exchange(&mut self) -> Result<(), PassError> {
+        let Some((buffer, ranges)) = &self.exchange else {
+            return Ok(());
+        };
+        let bytes = ranges
+            .last()
+            .and_then(|(range, offset)| offset.checked_add(range.bytes()))
+            .and_then(|bytes| bytes.checked_next_multiple_of(BUFFER_ALIGN))
+            .filter(|bytes| *bytes <= MAX_BYTES)
+            .ok_or_else(|| too_large("exchange"))?;
+        if let Some(draft) = self.drafts.get_mut(buffer.0 as usize) {
+            draft.bytes = bytes;
+        }
+        Ok(())
     }
 
     fn dense(

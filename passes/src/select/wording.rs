@@ -3,7 +3,7 @@
 use mcc_ir::{NodeId, Op, ParamSource, ValueId};
 
 use super::{Choice, Lowering};
-use crate::error::{PassError, Unsupported};
+use crate::error::{self, PassError};
 
 impl Lowering<'_> {
     /// Keeps the table of a heuristic for `mcc explain`.
@@ -49,15 +49,7 @@ impl Lowering<'_> {
 
     /// A value with its type.
     pub(super) fn describe(&self, value: ValueId) -> String {
-        let ty = self.graph.ty(value);
-        let op = self.graph.op(value.node);
-        if op.is_leaf() {
-            return format!("`{op}`: {ty}");
-        }
-        match op.row().and_then(|row| row.results.get(value.result)) {
-            Some(result) => format!("`{result}` of `{}`: {ty}", op.mnemonic()),
-            None => format!("result of `{}`: {ty}", op.mnemonic()),
-        }
+        error::describe(self.graph, value)
     }
 
     /// The error that no kernel computes `node` as asked, because of `value`.
@@ -68,14 +60,7 @@ impl Lowering<'_> {
         why: impl Into<String>,
         supported: impl Into<String>,
     ) -> PassError {
-        PassError::Unsupported(Box::new(Unsupported {
-            loc: self.graph.node(node).loc.clone(),
-            entry: self.graph.name.to_string(),
-            op: self.graph.op(node).to_string(),
-            value: self.describe(value),
-            why: why.into(),
-            supported: supported.into(),
-        }))
+        PassError::unsupported(self.graph, node, value, why, supported)
     }
 
     /// The error that there is no kernel for `node` at all.

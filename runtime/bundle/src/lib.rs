@@ -28,7 +28,7 @@ pub use error::{BundleError, ManifestError};
 pub use expr::{Expr, ExprError, MAX_EXPR_DEPTH};
 pub use manifest::{
     Buffer, BufferId, BufferKind, Entry, Hardware, Kernel, KernelId, LaunchSpec, Manifest, MapAxes,
-    Operand, Param, Port, Resources, SCHEMA_VERSION, Step, Target, TokenizerInfo, Unit, View,
+    Mesh, Operand, Param, Port, Resources, SCHEMA_VERSION, Step, Target, TokenizerInfo, Unit, View,
     WeightParam, Work,
 };
 pub use types::{DType, Dim, DimDecl, DimValues, ParamSource, ScaleBlock, Type, Yarn};

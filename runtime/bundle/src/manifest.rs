@@ -33,6 +33,9 @@ pub struct Manifest {
     pub target: Target,
     /// The model's name, as its author gave it.
     pub model: String,
+    /// The ranks that run it, all of them the same program; one where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<Mesh>,
     /// Named dims with their bounds.
     pub dims: Vec<DimDecl>,
     /// Weights, states, inputs, outputs and temporaries.
@@ -47,6 +50,29 @@ pub struct Manifest {
     pub entries: Vec<Entry>,
     /// Special tokens; the tokenizer itself is a section of its own.
     pub tokenizer: TokenizerInfo,
+}
+
+/// Ranks, one a GPU, numbered node by node, and what they share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mesh {
+    /// Machines, joined by InfiniBand.
+    pub nodes: u32,
+    /// GPUs of a machine, joined by NVLink.
+    pub gpus: u32,
+    /// Ranks in a row that hold one copy of all experts.
+    pub ep: u32,
+    /// Ranks that share a projection.
+    pub tp: u32,
+    /// Groups of `tp` ranks with tokens of their own.
+    pub dp: u32,
+}
+
+impl Mesh {
+    /// How many ranks there are.
+    #[must_use]
+    pub const fn ranks(&self) -> u32 {
+        self.nodes.saturating_mul(self.gpus)
+    }
 }
 
 /// What the kernels were compiled for.

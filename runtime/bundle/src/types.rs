@@ -242,6 +242,17 @@ pub enum ParamSource {
     Concat(Vec<ParamSource>),
     /// Under a new outermost axis.
     Stack(Vec<ParamSource>),
+    /// Under a new outermost axis, the experts that a rank holds: rank `r` the physical ones `r * slots..(r + 1) * slots`.
+    /// Which part a physical expert is says the placement; without one physical expert `p` is part `p` modulo their
+    /// number.
+    Experts {
+        /// Which of the model's layers with experts this is, from 0.
+        layer: u64,
+        /// Experts of a rank.
+        slots: u64,
+        /// All logical experts.
+        parts: Vec<ParamSource>,
+    },
     /// FP8 to BF16: code times scale in FP32, rounded once.
     Dequant(Box<ParamSource>),
     /// `[heads * P, K]` as `[heads, P, K]`, of each head the rows `start .. start + len`.

@@ -48,6 +48,7 @@ impl Manifest {
             manifest: self,
             max,
         };
+        checker.mesh()?;
         checker.buffers()?;
         checker.params()?;
         checker.kernels()?;
@@ -130,6 +131,27 @@ impl Checker<'_> {
         ensure(exchanges <= 1, "buffers", || {
             format!("{exchanges} are of kind exchange, one can be")
         })
+    }
+
+    /// There are ranks, and experts are spread over as many as kernels expect.
+    fn mesh(&self) -> Check {
+        let Some(mesh) = self.manifest.mesh else {
+            return Ok(());
+        };
+        let ranks = mesh.nodes.checked_mul(mesh.gpus).unwrap_or(0);
+        ensure(
+            ranks > 0 && mesh.ep > 0 && ranks.is_multiple_of(mesh.ep),
+            "mesh",
+            || format!("{ranks} ranks do not divide into groups of {}", mesh.ep),
+        )?;
+        for (i, buffer) in self.manifest.buffers.iter().enumerate() {
+            if let BufferKind::World { ranks } = buffer.kind {
+                ensure(ranks == mesh.ep, &format!("buffers[{i}]"), || {
+                    format!("is for {ranks} ranks, and experts are on {}", mesh.ep)
+                })?;
+            }
+        }
+        Ok(())
     }
 
     fn buffer(&self, id: BufferId, place: &str) -> Result<&Buffer, ManifestError> {
@@ -409,6 +431,14 @@ fn check_source(source: &ParamSource, place: &str, depth: usize) -> Check {
         ParamSource::Concat(parts) | ParamSource::Stack(parts) => {
             ensure(!parts.is_empty(), place, || {
                 "a recipe of no tensors".to_owned()
+            })?;
+            parts
+                .iter()
+                .try_for_each(|part| check_source(part, place, depth + 1))
+        }
+        ParamSource::Experts { slots, parts, .. } => {
+            ensure(*slots > 0 && !parts.is_empty(), place, || {
+                "a share of no experts".to_owned()
             })?;
             parts
                 .iter()

@@ -136,6 +136,7 @@ fn manifest() -> Manifest {
             buffer("out", BufferKind::Output, 64 * 256),
             buffer("cache", BufferKind::State, 256),
         ],
+        mesh: None,
         arena_bytes: 64 * 256 + 256,
         params: vec![
             WeightParam {

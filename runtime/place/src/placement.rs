@@ -346,6 +346,12 @@ impl Placement {
         Ok(())
     }
 
+    /// Experts of a layer.
+    #[must_use]
+    pub const fn experts(&self) -> u32 {
+        self.experts
+    }
+
     /// What there is to hold experts.
     #[must_use]
     pub const fn shape(&self) -> Shape {

@@ -4,6 +4,7 @@
 //! checkpoint   the directory: index, shards, headers (memory-mapped)
 //! recipe       a parameter's recipe: checked, then streamed
 //! convert      element types          rope   rotary tables
+//! share        which experts this rank holds
 //! ```
 //!
 //! In: the manifest's weight map. Out: every weight buffer filled.
@@ -14,6 +15,7 @@ mod checkpoint;
 mod convert;
 mod recipe;
 mod rope;
+mod share;
 
 use std::path::Path;
 
@@ -24,6 +26,7 @@ pub use convert::e4m3_to_f32;
 pub(crate) use convert::{e4m3_nearest, push_bf16};
 pub use rope::rope_table;
 pub(crate) use rope::rows as rope_rows;
+pub use share::Share;
 
 use crate::error::{DeviceError, WeightError};
 use recipe::{Part, Plan, Sink, WEIGHT_BLOCK, plan};
@@ -47,15 +50,17 @@ const CONVERT_BYTES: usize = 1 << 20;
 /// Writes bytes to a device address.
 pub(crate) type WriteTo<'a> = dyn FnMut(u64, &[u8]) -> Result<(), DeviceError> + 'a;
 
-/// Fills all weight buffers of `manifest`, whose device addresses are given, and returns the bytes written.
+/// Fills all weight buffers of `manifest`, whose device addresses are given, with what `share` says
+/// of experts, and returns the bytes written.
 pub(crate) fn load(
     manifest: &Manifest,
     address: &dyn Fn(BufferId) -> u64,
     write_to_device: &mut WriteTo<'_>,
     checkpoint: &Checkpoint,
+    share: &Share,
     progress: &mut dyn FnMut(LoadProgress<'_>),
 ) -> Result<u64, WeightError> {
-    let plans = plans(checkpoint, &manifest.params)?;
+    let plans = plans(checkpoint, &manifest.params, Some(share))?;
     let total = plans.len();
     let mut bytes = 0;
     for (done, (param, plan)) in manifest.params.iter().zip(&plans).enumerate() {
@@ -114,23 +119,24 @@ fn emit_converted(
 }
 
 impl Checkpoint {
-    /// Checks that every recipe fits the headers of this checkpoint; reads no weights.
+    /// Checks that every recipe fits the headers of this checkpoint, for all ranks; reads no weights.
     ///
     /// # Errors
     /// When a tensor is missing, or not of the type that the bundle wants.
     pub fn check(&self, params: &[WeightParam]) -> Result<(), WeightError> {
-        plans(self, params).map(drop)
+        plans(self, params, None).map(drop)
     }
 }
 
 fn plans<'a>(
     checkpoint: &'a Checkpoint,
     params: &[WeightParam],
+    share: Option<&Share>,
 ) -> Result<Vec<Plan<'a>>, WeightError> {
     params
         .iter()
         .map(|param| {
-            let plan = plan(checkpoint, &param.name, &param.source)?;
+            let plan = plan(checkpoint, &param.name, &param.source, share)?;
             check_type(param, &plan, checkpoint.dir())?;
             Ok(plan)
         })

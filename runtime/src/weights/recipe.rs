@@ -13,6 +13,7 @@ use safetensors::Dtype;
 use super::checkpoint::{Checkpoint, Stored};
 use super::convert::{e4m3_table, push_bf16};
 use super::rope;
+use super::share::Share;
 use crate::error::WeightError;
 
 /// Rows and columns of weights that share a scale in DeepSeek-V3 checkpoints.
@@ -84,18 +85,26 @@ enum Kind<'a> {
     },
 }
 
-/// Checks a recipe against the checkpoint's headers.
+/// Checks a recipe against the checkpoint's headers, and takes of the experts those of a share. Without one all experts
+/// are checked, and such a plan is not for loading.
 pub(crate) fn plan<'a>(
     checkpoint: &'a Checkpoint,
     param: &str,
     source: &ParamSource,
+    share: Option<&Share>,
 ) -> Result<Plan<'a>, WeightError> {
-    Planner { checkpoint, param }.plan(source)
+    let planner = Planner {
+        checkpoint,
+        param,
+        share,
+    };
+    planner.plan(source)
 }
 
 struct Planner<'a, 'p> {
     checkpoint: &'a Checkpoint,
     param: &'p str,
+    share: Option<&'p Share>,
 }
 
 impl<'a> Planner<'a, '_> {
@@ -110,7 +119,12 @@ impl<'a> Planner<'a, '_> {
         match source {
             ParamSource::Tensor(name) => self.tensor(name),
             ParamSource::Concat(parts) => self.concat(parts),
-            ParamSource::Stack(parts) => self.stack(parts),
+            ParamSource::Stack(parts) => self.stack(parts.iter()),
+            ParamSource::Experts {
+                layer,
+                slots,
+                parts,
+            } => self.experts(*layer, *slots, parts),
             ParamSource::Dequant(src) => {
                 let src = self.plan(src)?;
                 if !src.layout.scaled() {
@@ -298,9 +312,28 @@ impl<'a> Planner<'a, '_> {
         })
     }
 
-    fn stack(&self, parts: &[ParamSource]) -> Result<Plan<'a>, WeightError> {
+    /// Those of the share; all of them where there is none, as if they were as many as a rank holds.
+    fn experts(
+        &self,
+        layer: u64,
+        slots: u64,
+        parts: &[ParamSource],
+    ) -> Result<Plan<'a>, WeightError> {
+        let Some(share) = self.share else {
+            let mut plan = self.stack(parts.iter())?;
+            plan.layout.shape[0] = slots;
+            return Ok(plan);
+        };
+        let held = share.of_layer(layer, slots, parts.len());
+        let held = held.map_err(|what| self.misfit(what))?;
+        self.stack(held.into_iter().filter_map(|expert| parts.get(expert)))
+    }
+
+    fn stack<'s>(
+        &self,
+        parts: impl Iterator<Item = &'s ParamSource>,
+    ) -> Result<Plan<'a>, WeightError> {
         let parts = parts
-            .iter()
             .map(|part| self.plan(part))
             .collect::<Result<Vec<_>, _>>()?;
         let Some(first) = parts.first() else {

@@ -127,6 +127,7 @@ fn manifest(dtype: DType, shape: &[u64], source: ParamSource) -> Manifest {
         model: "test".to_owned(),
         dims: Vec::new(),
         buffers: Vec::new(),
+        mesh: None,
         arena_bytes: 0,
         params: vec![WeightParam {
             name: "p".to_owned(),
@@ -163,6 +164,7 @@ fn load_param(
         &|id| u64::from(id.0) << 32,
         &mut |address, bytes| memory.write(address, bytes),
         &Checkpoint::open(dir)?,
+        &Share::default(),
         &mut |p| {
             last = Some((p.done, p.total, p.bytes));
         },

@@ -190,6 +190,7 @@ pub fn bundle() -> Bundle {
         model: "counting".to_owned(),
         dims: vec![dim("T", CHUNK), dim("C", CONTEXT), dim("R", CHUNK)],
         buffers,
+        mesh: None,
         arena_bytes: 0,
         params: Vec::new(),
         kernels,

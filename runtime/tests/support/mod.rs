@@ -433,6 +433,7 @@ pub fn toy() -> Bundle {
         model: "toy".to_owned(),
         dims: vec![dim("T", CHUNK), dim("C", CONTEXT), dim("R", CHUNK)],
         buffers,
+        mesh: None,
         arena_bytes: 0,
         params: Vec::new(),
         kernels,

@@ -156,6 +156,7 @@ pub fn bundle() -> Bundle {
             buffer("rows", BufferKind::Temp { offset: 256 }, 512),
             buffer("out", BufferKind::Output, 512),
         ],
+        mesh: None,
         arena_bytes: 768,
         params: vec![WeightParam {
             name: "table".to_owned(),

@@ -1,12 +1,14 @@
 //! What commands share: the model on its device, and where statistics and traces go.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use mcc_bundle::Bundle;
+use mcc_place::Placement;
 use mcc_runtime::{
-    Device, DeviceKind, DeviceOptions, Model, RanksReport, RuntimeError, SimCluster, open_device,
-    open_ranks,
+    Checkpoint, Device, DeviceKind, DeviceOptions, Model, RanksReport, RuntimeError, SimCluster,
+    open_device, open_ranks,
 };
 
 use crate::Failure;
@@ -50,6 +52,18 @@ pub struct RankArgs {
     /// Nodes that they are on; from node to node only NVSHMEM reaches.
     #[arg(long, default_value_t = 1)]
     nodes: u32,
+    /// Which rank holds which experts, from `mccrt place`; in order when absent.
+    #[arg(long, value_name = "FILE")]
+    placement: Option<PathBuf>,
+}
+
+/// A bundle and who runs it.
+pub struct Cluster {
+    /// The ranks.
+    pub ranks: SimCluster,
+    /// What they load.
+    pub bundle: Bundle,
+    placement: Option<Arc<Placement>>,
 }
 
 /// Flags of what is told about a run.
@@ -93,7 +107,7 @@ impl ModelArgs {
 
 impl ModelArgs {
     /// The ranks that are asked for, if there are several, and what each loads.
-    pub fn cluster(&self, ranks: &RankArgs) -> Result<Option<(SimCluster, Bundle)>, Failure> {
+    pub fn cluster(&self, ranks: &RankArgs) -> Result<Option<Cluster>, Failure> {
         let kind: DeviceKind = self.device.parse()?;
         let bundle = Bundle::read(&self.bundle)?;
         let options = DeviceOptions {
@@ -101,17 +115,35 @@ impl ModelArgs {
             ..DeviceOptions::for_bundle(&bundle)
         };
         let cluster = open_ranks(kind, (ranks.ranks, ranks.nodes), &options)?;
-        Ok(cluster.map(|cluster| (cluster, bundle)))
+        let placement = match &ranks.placement {
+            Some(path) => {
+                let placement = Placement::read(path).map_err(|e| Failure::Usage(e.to_string()))?;
+                Some(Arc::new(placement))
+            }
+            None => None,
+        };
+        Ok(cluster.map(|ranks| Cluster {
+            ranks,
+            bundle,
+            placement,
+        }))
     }
 
-    /// Loads the model of one rank.
+    /// Loads the model of one rank, and of its experts those of the rank's share.
     pub fn load_rank(
         &self,
+        rank: usize,
         device: Box<dyn Device>,
-        bundle: &Bundle,
+        cluster: &Cluster,
     ) -> Result<Model, RuntimeError> {
-        let mut model = Model::load(device, bundle.clone())?;
-        self.weights.load(&mut model)?;
+        let mut model = Model::load(device, cluster.bundle.clone())?;
+        match &self.weights.weights {
+            Some(dir) => {
+                let share = model.share_of(rank, cluster.placement.clone());
+                model.load_share(&Checkpoint::open(dir)?, &share, &mut |_| ())?;
+            }
+            None => self.weights.load(&mut model)?,
+        }
         Ok(model)
     }
 }

@@ -28,11 +28,11 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let tokens = read_tokens(&args.tokens)?;
-    if let Some((cluster, bundle)) = args.model.cluster(&args.ranks)? {
+    if let Some(cluster) = args.model.cluster(&args.ranks)? {
         args.report.check_ranks()?;
-        let load = |_, device| args.model.load_rank(device, &bundle);
+        let load = |rank, device| args.model.load_rank(rank, device, &cluster);
         let (context, chunk) = (args.context, args.model.chunk);
-        let (report, ranks) = evaluate_on_ranks(&cluster, load, &tokens, context, chunk)?;
+        let (report, ranks) = evaluate_on_ranks(&cluster.ranks, load, &tokens, context, chunk)?;
         print_line(&json!(report).to_string());
         args.report.end_ranks(&ranks);
         return Ok(());

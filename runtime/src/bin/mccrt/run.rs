@@ -53,11 +53,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let show = |done: &Generation| {
         print_line(&json!({ "tokens": done.tokens, "stop": done.stop }).to_string());
     };
-    if let Some((cluster, bundle)) = args.model.cluster(&args.ranks)? {
+    if let Some(cluster) = args.model.cluster(&args.ranks)? {
         args.report.check_ranks()?;
-        let load = |_, device| args.model.load_rank(device, &bundle);
-        let options = options(&bundle.manifest.tokenizer.eos);
-        let (done, report) = generate_on_ranks(&cluster, load, &prompts, &options)?;
+        let load = |rank, device| args.model.load_rank(rank, device, &cluster);
+        let options = options(&cluster.bundle.manifest.tokenizer.eos);
+        let (done, report) = generate_on_ranks(&cluster.ranks, load, &prompts, &options)?;
         done.iter().for_each(show);
         args.report.end_ranks(&report);
         return Ok(());

@@ -7,4 +7,5 @@
 mod bench;
 mod direct;
 mod routing;
+mod step;
 mod two_hop;

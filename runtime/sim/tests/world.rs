@@ -416,6 +416,34 @@ fn a_put_may_outlive_its_kernel_but_not_unseen() {
     }
 }
 
+/// As rings do it: whoever has the data says so, and the source is written again without a quiet.
+#[test]
+fn a_source_is_free_when_word_has_come_back_from_its_reader() {
+    let body = |word: &str| {
+        let places =
+            "add.s64 %rd3, %rd1, 1024; add.s64 %rd4, %rd1, 2048; add.s64 %rd5, %rd1, 3072;\n";
+        let put = put_signal(["%rd3", "%rd1", "128", "%rd4", "1", "9", "%r4"]);
+        let again =
+            "mul.wide.u32 %rd2, %r3, 4; add.s64 %rd2, %rd1, %rd2; st.global.u32 [%rd2], 5;\n";
+        let (back, came) = (signal("%rd5", "1", "9", "%r4"), wait("BACK", "%rd5", "1"));
+        format!("{places}{put}{word}{back}{came}{again}")
+    };
+    for completion in schedules() {
+        let run = |word: &str| {
+            let world = world(2, 1, completion);
+            let at = world.symmetric(4096).expect("memory");
+            run(&world, &at, &[&body(word)], &[]).expect("launched")
+        };
+        all_ended(&run(&wait("WAIT", "%rd4", "1")));
+        // Word from someone who has not looked for the signal tells nothing.
+        let ended = run("");
+        let mut texts = ended
+            .iter()
+            .filter_map(|r| Some(r.as_ref().err()?.to_string()));
+        assert!(texts.any(|t| t.contains("the put may still read")));
+    }
+}
+
 #[test]
 fn what_nvshmem_does_not_allow_is_a_fault() {
     let ok = put("%rd1", "%rd1", "128", "1");

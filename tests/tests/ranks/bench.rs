@@ -1,11 +1,13 @@
-//! Ranks with memory, and launches of one kernel on all of them.
+//! Ranks of simulated nodes, and launches of kernels on all of them, which run as queues: a rank goes on as soon as it can.
 
 use std::collections::BTreeMap;
 
 use mcc_ir::exchange::ExpertGroup;
 use mcc_ir::kernel::{Extent, KernelConfig, Layout};
 use mcc_ir::program::{Expr, Param};
-use mcc_sim::{Completion, Gpu, GpuConfig, Launch, LaunchConfig, Module, launch_together};
+use mcc_sim::{
+    Completion, Death, Gpu, GpuConfig, Launch, LaunchConfig, Module, Queue, World, launch_queues,
+};
 
 use crate::harness::{Plane, compile};
 
@@ -19,13 +21,27 @@ pub struct Value {
     pub element: u64,
 }
 
+/// A launch that waits to be run.
+struct Pending {
+    name: String,
+    config: LaunchConfig,
+    /// Of each rank.
+    params: Vec<Vec<u8>>,
+}
+
+/// What ranks write into and what tells them of each other, on each rank.
+type Meeting = (Vec<Value>, Vec<Value>);
+
 /// Ranks of one group.
 pub struct Bench {
     pub group: ExpertGroup,
-    gpus: Vec<Gpu>,
+    pub world: World,
     modules: BTreeMap<String, Vec<Module>>,
-    /// By range: its address on each rank, then of the `World` buffers that go with it.
-    meetings: BTreeMap<String, (Vec<Value>, Vec<Value>)>,
+    /// By range.
+    meetings: BTreeMap<String, Meeting>,
+    pending: Vec<Pending>,
+    /// Where kernels say what they waited for, on each rank.
+    status: Vec<u64>,
 }
 
 impl Bench {
@@ -38,21 +54,24 @@ impl Bench {
             instruction_limit: Some(200_000_000),
             ..GpuConfig::default()
         };
-        let first = Gpu::new(config.clone());
-        let rest: Vec<Gpu> = (1..group.ranks())
-            .map(|_| first.peer(config.clone()))
-            .collect();
-        let gpus = std::iter::once(first).chain(rest).collect();
+        let world = World::new(group.nodes, group.gpus, &config);
+        let place = |rank| world.gpu(rank).alloc(16, 16).expect("memory");
         Self {
+            status: (0..world.ranks()).map(place).collect(),
             group,
-            gpus,
+            world,
             modules: BTreeMap::new(),
             meetings: BTreeMap::new(),
+            pending: Vec::new(),
         }
     }
 
+    fn gpu(&self, rank: usize) -> &Gpu {
+        self.world.gpu(rank)
+    }
+
     pub fn ranks(&self) -> usize {
-        self.gpus.len()
+        self.world.ranks()
     }
 
     /// Memory for an operand of a kernel; `tokens` is the extent `T`.
@@ -98,7 +117,8 @@ impl Bench {
             .zip(&strides)
             .map(|(n, s)| n.saturating_sub(1) * s)
             .sum();
-        let address = self.gpus[rank]
+        let address = self
+            .gpu(rank)
             .alloc(((span + 1) * element).max(16), 256)
             .expect("memory");
         Value {
@@ -122,7 +142,7 @@ impl Bench {
         let bytes = p.bytes();
         let size = value.element as usize;
         for (at, chunk) in places(&value).zip(bytes.chunks_exact(size)) {
-            self.gpus[rank]
+            self.gpu(rank)
                 .write(value.address + at, chunk)
                 .expect("allocated");
         }
@@ -137,7 +157,7 @@ impl Bench {
         let mut bytes = Vec::new();
         for at in places(value) {
             let mut element = vec![0; size];
-            self.gpus[rank]
+            self.gpu(rank)
                 .read(value.address + at, &mut element)
                 .expect("allocated");
             bytes.extend(element);
@@ -147,14 +167,21 @@ impl Bench {
 
     /// The range of the `Exchange` buffer and the `World` buffer of a kernel, on each rank: made once, used by all
     /// launches that share it.
-    fn meeting(&mut self, config: &KernelConfig) -> Option<(Vec<Value>, Vec<Value>)> {
+    fn meeting(&mut self, config: &KernelConfig) -> Option<Meeting> {
         let range = config.exchange()?;
         let key = format!("{range:?}");
         if let Some(found) = self.meetings.get(&key) {
             return Some(found.clone());
         }
-        let exchanges: Vec<Value> = (0..self.ranks())
-            .map(|rank| self.alloc(rank, config, "exchange", 0))
+        let addresses = self.world.symmetric(range.bytes()).expect("memory");
+        let exchanges: Vec<Value> = addresses
+            .into_iter()
+            .map(|address| Value {
+                address,
+                shape: vec![range.bytes() / 4],
+                strides: vec![1],
+                element: 4,
+            })
             .collect();
         let worlds = (0..self.ranks())
             .map(|rank| {
@@ -168,27 +195,24 @@ impl Bench {
                 self.put(rank, config, "world", 0, &Plane::I32(words))
             })
             .collect();
-        for (rank, value) in exchanges.iter().enumerate() {
-            let bytes = value.shape[0] * 4;
-            self.gpus[rank]
-                .fill(value.address, 0, bytes)
-                .expect("allocated");
-        }
         self.meetings.insert(key.clone(), (exchanges, worlds));
         self.meetings.get(&key).cloned()
     }
 
-    /// Runs a kernel on all ranks; `operands` by name.
-    pub fn run(
-        &mut self,
-        config: &KernelConfig,
-        operands: &[BTreeMap<&'static str, Value>],
-    ) -> Result<(), String> {
+    /// Queues a kernel on all ranks; `operands` by name.
+    pub fn push(&mut self, config: &KernelConfig, operands: &[BTreeMap<&'static str, Value>]) {
         let code = compile(config);
         if !self.modules.contains_key(&code.name) {
-            let loaded = self.gpus.iter().map(|g| g.load_module(&code.ptx));
-            let loaded: Result<Vec<_>, _> = loaded.collect();
-            let modules = loaded.map_err(|e| format!("{}: {e}", code.name))?;
+            let load = |rank| {
+                let loaded = self.gpu(rank).load_module(&code.ptx);
+                let module = loaded.unwrap_or_else(|e| panic!("{}: {e}", code.name));
+                if let Some((at, _)) = module.global("mcc_status") {
+                    let status = self.status[rank].to_le_bytes();
+                    self.gpu(rank).write(at, &status).expect("a global");
+                }
+                module
+            };
+            let modules = (0..self.ranks()).map(load).collect();
             self.modules.insert(code.name.clone(), modules);
         }
         let meeting = self.meeting(config);
@@ -224,27 +248,65 @@ impl Bench {
             Expr::Const(n) => n as u32,
             other => panic!("{}: grid {other:?}", code.name),
         });
-        let launches: Vec<Launch<'_>> = self
-            .gpus
-            .iter()
-            .zip(modules)
-            .zip(&params)
-            .map(|((gpu, module), params)| Launch {
-                gpu,
-                module,
-                kernel: &code.name,
-                config: LaunchConfig {
-                    grid,
-                    block: [code.launch.block, 1, 1],
-                    cluster: code.launch.cluster,
-                    dynamic_smem: code.launch.smem_bytes,
-                    programmatic: code.launch.programmatic,
-                },
-                params,
+        self.pending.push(Pending {
+            name: code.name,
+            config: LaunchConfig {
+                grid,
+                block: [code.launch.block, 1, 1],
+                cluster: code.launch.cluster,
+                dynamic_smem: code.launch.smem_bytes,
+                programmatic: code.launch.programmatic,
+            },
+            params,
+        });
+    }
+
+    /// What a rank's kernel said that it waited for, and for whom, before it gave up.
+    pub fn waited(&self, rank: usize) -> Option<(u32, usize)> {
+        let mut words = [0; 16];
+        let read = self.gpu(rank).read(self.status[rank], &mut words);
+        read.expect("allocated");
+        let word = u64::from_le_bytes(words[..8].try_into().expect("eight bytes"));
+        (word >> 48 == 0x4d43)
+            .then_some(((word >> 32) as u32 & 0xffff, (word >> 16) as usize & 0xffff))
+    }
+
+    /// Runs what is queued; what became of each rank, with the launch that failed.
+    pub fn run(&mut self, dies: &[Option<Death>]) -> Vec<Result<(), (usize, String)>> {
+        let pending = std::mem::take(&mut self.pending);
+        let queue = |rank: usize| Queue {
+            launches: pending
+                .iter()
+                .map(|p| Launch {
+                    gpu: self.gpu(rank),
+                    module: &self.modules[&p.name][rank],
+                    kernel: &p.name,
+                    config: p.config,
+                    params: &p.params[rank],
+                })
+                .collect(),
+            dies: dies.get(rank).copied().flatten(),
+        };
+        let queues: Vec<Queue<'_>> = (0..self.ranks()).map(queue).collect();
+        launch_queues(&queues)
+            .unwrap_or_else(|e| panic!("{e}"))
+            .into_iter()
+            .map(|r| r.map(|_| ()).map_err(|e| (e.launch, e.to_string())))
+            .collect()
+    }
+
+    /// The same where nothing may fail.
+    pub fn run_well(&mut self, case: &str) {
+        let results = self.run(&[]);
+        let failed: Vec<String> = results
+            .into_iter()
+            .enumerate()
+            .filter_map(|(rank, r)| {
+                let waited = self.waited(rank);
+                Some(format!("rank {rank}: {} {waited:?}", r.err()?.1))
             })
             .collect();
-        launch_together(&launches).map_err(|e| e.to_string())?;
-        Ok(())
+        assert!(failed.is_empty(), "{case}:\n{}", failed.join("\n"));
     }
 }
 

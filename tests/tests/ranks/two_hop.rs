@@ -1,25 +1,22 @@
 //! Dispatch and combine in two hops.
 
-use std::collections::BTreeMap;
-
-use mcc_ir::eval::Rng;
 use mcc_ir::exchange::{ExpertGroup, TwoHopCombine, TwoHopDispatch};
 use mcc_ir::kernel::KernelConfig;
 use mcc_ir::numerics::{bf16_bits, bf16_value};
 use mcc_sim::Completion;
 
-use super::bench::{Bench, Value};
-use super::routing::{Pattern, Tokens, draw_all, group, plan, rows};
-use crate::harness::Plane;
+use super::bench::Bench;
+use super::routing::{Pattern, Tokens, draw_all, group};
+use super::step::Step;
 
-/// Some launches in a row on one bench, so that rings and counters are used again.
-#[derive(Clone, Copy)]
-struct Case {
-    group: ExpertGroup,
-    width: u32,
-    quant: bool,
-    weighted: bool,
-    channels: u32,
+/// What is exchanged, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub group: ExpertGroup,
+    pub width: u32,
+    pub quant: bool,
+    pub weighted: bool,
+    pub channels: u32,
 }
 
 /// To BF16 and back.
@@ -27,201 +24,119 @@ fn round(x: f32) -> f32 {
     bf16_value(bf16_bits(x))
 }
 
-/// One step: tokens there, something done to their rows, and back.
-fn step(bench: &mut Bench, case: &Case, all: &[Tokens], seed: u64) {
-    let g = case.group;
-    let (k, w, local) = (g.top_k as usize, case.width as usize, g.local() as usize);
-    let mut rng = Rng::new(seed);
-    let capacity = g.most_rows() as u32;
-    let dispatch = KernelConfig::TwoHopDispatch(TwoHopDispatch {
-        group: g,
-        width: case.width,
-        quant: case.quant,
-        capacity,
-        channels: case.channels,
-    });
-    let combine = KernelConfig::TwoHopCombine(TwoHopCombine {
-        group: g,
-        width: case.width,
-        weighted: case.weighted,
-        capacity,
-        channels: case.channels,
-    });
-    let groups = w.div_ceil(128);
-    let x: Vec<Vec<u16>> = all
-        .iter()
-        .map(|t| {
-            let values = (0..t.len() * w).map(|_| rng.below(4096) as f32 / 64.0 - 32.0);
-            values.map(bf16_bits).collect()
-        })
-        .collect();
-    let codes: Vec<Vec<u8>> = all
-        .iter()
-        .map(|t| (0..t.len() * w).map(|_| rng.below(120) as u8).collect())
-        .collect();
-    let scales: Vec<Vec<f32>> = all
-        .iter()
-        .map(|t| {
-            let values = (0..t.len() * groups).map(|_| rng.below(1 << 20) as f32);
-            values.collect()
-        })
-        .collect();
-    let mut at: Vec<BTreeMap<&'static str, Value>> = Vec::new();
-    for (rank, tokens) in all.iter().enumerate() {
-        let t = tokens.len();
-        let (offsets, slots) = plan(&g, tokens);
-        let experts = tokens.experts.iter().flatten().map(|e| *e as i32).collect();
-        let weights = tokens.weights.iter().flatten().copied().collect();
-        let mut values = BTreeMap::new();
-        let mut put = |name, plane| {
-            values.insert(name, bench.put(rank, &dispatch, name, t, &plane));
+impl Case {
+    pub fn kernels(&self) -> (KernelConfig, KernelConfig) {
+        let capacity = self.group.most_rows() as u32;
+        let dispatch = TwoHopDispatch {
+            group: self.group,
+            width: self.width,
+            quant: self.quant,
+            capacity,
+            channels: self.channels,
         };
-        let names: &[&'static str] = if case.quant {
-            put("codes", Plane::E4m3(codes[rank].clone()));
-            put("scales", Plane::F32(scales[rank].clone()));
-            &[
-                "rows_codes",
-                "rows_scales",
-                "offsets",
-                "row_weights",
-                "record",
-            ]
-        } else {
-            put("x", Plane::Bf16(x[rank].clone()));
-            &["rows", "offsets", "row_weights", "record"]
+        let combine = TwoHopCombine {
+            group: self.group,
+            width: self.width,
+            weighted: self.weighted,
+            capacity,
+            channels: self.channels,
         };
-        put("experts", Plane::I32(experts));
-        put("weights", Plane::F32(weights));
-        put("offsets_all", Plane::I32(offsets));
-        put("slots", Plane::I32(slots));
-        for name in names {
-            values.insert(name, bench.alloc(rank, &dispatch, name, t));
-        }
-        values.insert("out", bench.alloc(rank, &combine, "out", t));
-        at.push(values);
+        (
+            KernelConfig::TwoHopDispatch(dispatch),
+            KernelConfig::TwoHopCombine(combine),
+        )
     }
-    bench
-        .run(&dispatch, &at)
-        .unwrap_or_else(|e| panic!("dispatch, seed {seed}: {e}"));
 
-    let want = rows(&g, all);
-    let mut y: Vec<Vec<u16>> = vec![vec![0; capacity as usize * w]; bench.ranks()];
-    // Where each expert's rows begin on its rank.
-    let mut begins = vec![0; g.experts as usize];
-    for rank in 0..bench.ranks() {
-        let get = |name: &'static str| bench.get(rank, &dispatch, name, &at[rank][name]);
-        let (offsets, row_weights) = (get("offsets"), get("row_weights").floats());
-        let mut row = 0;
-        for expert in 0..local {
-            let origins = &want[rank * local + expert];
-            let what = format!("rank {rank}, expert {expert}, seed {seed}");
-            assert_eq!(offsets.ints()[expert] as usize, row, "offset of {what}");
-            begins[rank * local + expert] = row;
-            for (i, o) in origins.iter().enumerate() {
-                let weight = all[o.rank].weights[o.token][o.slot];
-                assert_eq!(row_weights[row + i], weight, "{what}, row {i} of {o:?}");
-                for c in 0..w {
-                    let v = (o.rank * 7 + o.token * 3 + o.slot + c + expert) % 251;
-                    y[rank][(row + i) * w + c] = bf16_bits(v as f32 / 8.0 - 11.0);
-                }
+    /// The first row of each expert on its rank, and the rows of each rank.
+    fn begins(&self, step: &Step) -> (Vec<usize>, Vec<usize>) {
+        let local = self.group.local() as usize;
+        let (mut begins, mut ends) = (Vec::new(), Vec::new());
+        for rank in step.want.chunks(local) {
+            let mut row = 0;
+            for rows in rank {
+                begins.push(row);
+                row += rows.len();
             }
-            row += origins.len();
+            ends.push(row);
         }
-        assert_eq!(
-            offsets.ints()[local] as usize,
-            row,
-            "rank {rank}, seed {seed}"
-        );
-        let check = |name, width: usize, same: &dyn Fn(&Plane, usize, usize, usize) -> bool| {
-            let got = get(name);
-            for expert in rank * local..(rank + 1) * local {
-                for (i, o) in want[expert].iter().enumerate() {
-                    let at = (begins[expert] + i) * width;
-                    let ok = same(&got, at, o.rank, o.token * width);
-                    assert!(
-                        ok,
-                        "{name}: rank {rank}, row {i} of {expert}: {o:?}, seed {seed}"
-                    );
-                }
-            }
-        };
-        if case.quant {
-            check("rows_codes", w, &|got, at, rank, from| {
-                got.codes()[at..at + w] == codes[rank][from..from + w]
-            });
-            check("rows_scales", groups, &|got, at, rank, from| {
-                let Plane::F32(got) = got else { return false };
-                got[at..at + groups] == scales[rank][from..from + groups]
-            });
-        } else {
-            check("rows", w, &|got, at, rank, from| {
-                let Plane::Bf16(got) = got else { return false };
-                got[at..at + w] == x[rank][from..from + w]
-            });
+        (begins, ends)
+    }
+
+    /// Queues a step.
+    pub fn push(&self, bench: &mut Bench, all: Vec<Tokens>, seed: u64) -> Step {
+        let (dispatch, combine) = self.kernels();
+        let mut step = Step::new(bench, &dispatch, (self.width, self.quant), all, seed);
+        step.alloc(bench, &dispatch);
+        step.alloc(bench, &combine);
+        let local = self.group.local() as usize;
+        let (begins, _) = self.begins(&step);
+        let rows = self.group.most_rows() as usize;
+        let at = move |rank: usize, expert: usize, i: usize| begins[rank * local + expert] + i;
+        step.put_results(bench, &combine, rows, &at);
+        bench.push(&dispatch, &step.at);
+        bench.push(&combine, &step.at);
+        step
+    }
+
+    /// What came of it.
+    pub fn check(&self, bench: &Bench, step: &Step) {
+        let (dispatch, combine) = self.kernels();
+        let (local, gpus) = (self.group.local() as usize, self.group.gpus as usize);
+        let (begins, ends) = self.begins(step);
+        for rank in 0..bench.ranks() {
+            let offsets = step.get(bench, rank, &dispatch, "offsets");
+            let want = begins[rank * local..][..local].iter().chain([&ends[rank]]);
+            let got: Vec<usize> = offsets.ints().iter().map(|n| *n as usize).collect();
+            assert!(
+                got.iter().eq(want),
+                "offsets of rank {rank}, seed {}",
+                step.seed
+            );
         }
-    }
-    for rank in 0..bench.ranks() {
-        let value = bench.put(rank, &combine, "y", 0, &Plane::Bf16(y[rank].clone()));
-        at[rank].insert("y", value);
-    }
-    bench
-        .run(&combine, &at)
-        .unwrap_or_else(|e| panic!("combine, seed {seed}: {e}"));
-    for (rank, tokens) in all.iter().enumerate() {
-        let got = bench.get(rank, &combine, "out", &at[rank]["out"]);
-        let Plane::Bf16(got) = got else {
-            panic!("bf16")
-        };
-        for token in 0..tokens.len() {
-            // Row of each slot on the rank of its expert.
-            let place: Vec<(usize, usize)> = (0..k)
-                .map(|slot| {
-                    let e = tokens.experts[token][slot];
-                    let of = |o: &super::routing::Origin| {
-                        (o.rank, o.token, o.slot) == (rank, token, slot)
-                    };
-                    let i = want[e].iter().position(of).expect("dispatched");
-                    (e / local, begins[e] + i)
-                })
-                .collect();
-            for c in 0..w {
-                let mut sum = 0f32;
-                for node in 0..g.nodes as usize {
-                    let mut of_node = None;
-                    for gpu in 0..g.gpus as usize {
-                        let there = node * g.gpus as usize + gpu;
-                        let mut of_gpu = None;
-                        for (slot, (at, row)) in place.iter().enumerate() {
-                            if *at == there {
-                                let v = bf16_value(y[there][row * w + c]);
-                                let acc: f32 = of_gpu.unwrap_or(0.0);
-                                of_gpu = Some(if case.weighted {
-                                    tokens.weights[token][slot].mul_add(v, acc)
-                                } else {
-                                    acc + v
-                                });
-                            }
-                        }
-                        if let Some(v) = of_gpu {
-                            of_node = Some(of_node.unwrap_or(0.0) + round(v));
+        step.check_rows(bench, &dispatch, &|rank, expert, i| {
+            begins[rank * local + expert] + i
+        });
+        // Three roundings: of each rank's sum, of each node's, of all.
+        step.check_sums(bench, &combine, &|experts, weights, results| {
+            let mut sum = 0f32;
+            for node in 0..self.group.nodes as usize {
+                let mut of_node = None;
+                for rank in node * gpus..(node + 1) * gpus {
+                    let mut of_rank = None;
+                    for (slot, expert) in experts.iter().enumerate() {
+                        if expert / local == rank {
+                            let acc: f32 = of_rank.unwrap_or(0.0);
+                            of_rank = Some(if self.weighted {
+                                weights[slot].mul_add(results[slot], acc)
+                            } else {
+                                acc + results[slot]
+                            });
                         }
                     }
-                    if let Some(v) = of_node {
-                        sum += round(v);
+                    if let Some(v) = of_rank {
+                        of_node = Some(of_node.unwrap_or(0.0) + round(v));
                     }
                 }
-                let what = format!("rank {rank}, token {token}, channel {c}, seed {seed}");
-                assert_eq!(got[token * w + c], bf16_bits(sum), "{what}");
+                if let Some(v) = of_node {
+                    sum += round(v);
+                }
             }
-        }
+            sum
+        });
     }
-}
 
-fn run(case: &Case, completion: Completion, check: bool, steps: &[(u64, Pattern)]) {
-    let mut bench = Bench::new(case.group, completion, check);
-    for (seed, pattern) in steps {
-        let all = draw_all(&case.group, *pattern, *seed);
-        step(&mut bench, case, &all, *seed);
+    /// Some steps in a row, so that rings and counters are used again; a rank goes on as soon as it can.
+    pub fn run(&self, completion: Completion, check: bool, steps: &[(u64, Pattern)]) {
+        let mut bench = Bench::new(self.group, completion, check);
+        let mut queued = Vec::new();
+        for (seed, pattern) in steps {
+            let all = draw_all(&self.group, *pattern, *seed);
+            queued.push(self.push(&mut bench, all, *seed));
+        }
+        bench.run_well(&format!("{self:?}, {completion:?}"));
+        for step in &queued {
+            self.check(&bench, step);
+        }
     }
 }
 
@@ -234,22 +149,26 @@ const STEPS: [(u64, Pattern); 5] = [
 ];
 
 #[test]
-fn rows_and_sums_are_exact_inside_of_a_node() {
-    for (ranks, experts, top_k, tokens, width, quant) in [
-        (1, 4, 2, 5, 64, true),
-        (2, 8, 3, 40, 256, true),
-        (4, 16, 4, 6, 136, false),
-        (8, 16, 4, 4, 384, true),
+fn rows_and_sums_are_exact() {
+    for (nodes, gpus, experts, top_k, tokens, width, quant) in [
+        (1, 1, 4, 2, 5, 64, true),
+        (1, 2, 8, 3, 40, 256, true),
+        (1, 4, 16, 4, 6, 136, false),
+        (1, 8, 16, 4, 4, 384, true),
+        (2, 1, 6, 3, 60, 64, false),
+        (2, 4, 16, 4, 7, 256, true),
+        (4, 2, 16, 8, 5, 144, true),
     ] {
         let case = Case {
-            group: group(1, ranks, experts, top_k, tokens),
+            group: group(nodes, gpus, experts, top_k, tokens),
             width,
             quant,
-            weighted: !quant || ranks == 2,
+            weighted: !quant || gpus == 2,
             channels: 2,
         };
-        for completion in [Completion::Early, Completion::Random(u64::from(ranks))] {
-            run(&case, completion, completion != Completion::Early, &STEPS);
-        }
+        let seed = u64::from(nodes * gpus);
+        case.run(Completion::Early, false, &STEPS);
+        case.run(Completion::Late, false, &STEPS);
+        case.run(Completion::Random(seed), true, &STEPS);
     }
 }

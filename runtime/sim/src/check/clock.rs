@@ -106,14 +106,14 @@ impl Slots {
         self.after_groups() + 32 * warp
     }
 
-    /// What a warp's puts read, by quiets.
+    /// The same puts, as far as they read their source.
     pub fn put_source(self, warp: u32) -> u32 {
-        self.after_groups() + 32 * self.puts + warp
+        self.after_groups() + 32 * (self.puts + warp)
     }
 
     /// The first mbarrier's slot. Last, so that clocks grow only at their end.
     pub fn mbarriers(self) -> u32 {
-        self.after_groups() + 33 * self.puts
+        self.after_groups() + 64 * self.puts
     }
 
     /// What a slot stands for.
@@ -139,7 +139,7 @@ impl Slots {
             let warp = (slot - self.after_groups()) / 32;
             Owner::Put { warp }
         } else if slot < self.mbarriers() {
-            let warp = slot - self.after_groups() - 32 * self.puts;
+            let warp = (slot - self.after_groups()) / 32 - self.puts;
             Owner::PutSource { warp }
         } else {
             Owner::Mbarrier {

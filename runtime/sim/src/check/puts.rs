@@ -1,10 +1,11 @@
 //! Hooks of puts and signals to other ranks.
 //!
 //! In: a put as it is issued, a fence, a quiet; a signal as it arrives. A put
-//! begins after what its lane knows. What it writes is over for whoever has
-//! seen its signal, or that of a later put to the same rank behind a fence;
-//! what it reads is over when its warp has executed `nvshmem_quiet`. A signal
-//! carries what its lane knows as a release of system scope would.
+//! begins after what its lane knows. It is over, what it writes and what it
+//! reads, for whoever has seen its signal, or that of a later put to the same
+//! rank behind a fence: what has arrived has been read. For its own warp it is
+//! over after `nvshmem_quiet`, too. A signal carries what its lane knows as a
+//! release of system scope would.
 //!
 //! Of a warp's puts each 32nd has the same slot, and is known of with the later
 //! ones of that slot.
@@ -34,9 +35,8 @@ pub struct Carried(Told);
 #[derive(Debug, Clone, Default)]
 pub struct WarpPuts {
     sent: u32,
-    /// Puts that a quiet has waited for, and quiets so far.
+    /// Puts that a quiet has waited for.
     over: u32,
-    quiets: u32,
     /// By rank: counts of the slots of puts to there, so far, and before the
     /// last fence.
     to: BTreeMap<u32, [u32; SLOTS as usize]>,
@@ -86,8 +86,8 @@ impl Core<'_> {
         if let Some(data) = data {
             let reads = Stamp {
                 slot: ck.slots.put_source(id),
-                lanes: 1,
-                count: ck.puts[warp].quiets + 1,
+                lanes: 1 << slot,
+                count,
                 ..base
             };
             ck.put_range(self.env, warp, lane, data.source, data.bytes, reads, to)?;
@@ -104,10 +104,11 @@ impl Core<'_> {
         };
         ck.put_range(self.env, warp, lane, signal.address, 8, strong, to)?;
         let mut edge = ck.know[warp].release(1 << lane);
-        let first = ck.slots.put(id);
-        edge.view.happened.raise(first, 1 << slot, count);
-        if let Some(fenced) = ck.puts[warp].fenced.get(&to) {
-            raise(&mut edge, first, fenced);
+        for first in [ck.slots.put(id), ck.slots.put_source(id)] {
+            edge.view.happened.raise(first, 1 << slot, count);
+            if let Some(fenced) = ck.puts[warp].fenced.get(&to) {
+                raise(&mut edge, first, fenced);
+            }
         }
         Ok(Some(Carried(Told {
             cluster: ck.cluster,
@@ -134,14 +135,13 @@ impl Core<'_> {
         };
         let puts = &mut ck.puts[warp];
         puts.over = puts.sent;
-        puts.quiets += 1;
         let (first, source) = (ck.slots.put(warp as u32), ck.slots.put_source(warp as u32));
         for row in puts.to.values() {
             for (l, &count) in row.iter().enumerate().filter(|(_, c)| **c > 0) {
                 ck.know[warp].learn(active, first, 1 << l, count);
+                ck.know[warp].learn(active, source, 1 << l, count);
             }
         }
-        ck.know[warp].learn(active, source, 1, puts.quiets);
     }
 }
 

@@ -238,7 +238,7 @@ impl Checker {
                 "the signal of this put, or of one behind a fence, has not been seen by an acquire of sys scope".into()
             }
             Owner::PutSource { .. } => {
-                "nvshmem_quiet by the warp that put, and an edge from there, are missing: the put may still read".into()
+                "nvshmem_quiet by the warp that put, or an acquire by whom its signal came to, and an edge from there, are missing: the put may still read".into()
             }
             Owner::Threads { .. } if device_of(old.cluster) != device_of(new.cluster) => {
                 "no release and acquire of sys scope orders the two devices".into()

@@ -142,12 +142,13 @@ impl<'k> Channel<'k> {
         (sent - head.to_i32()).lt(self.rings.chunks.cast_signed())
     }
 
-    /// The word of chunk `chunk` of the ring from `node`, if it has come.
+    /// Whether chunk `chunk` of the ring from `node` has come, and what it has. The whole warp, which gets one answer.
     pub fn look_for_chunk(self, node: Val<'k, I32>, chunk: Val<'k, I32>) -> Chunk<'k> {
         let word = self.chunk_word(node, chunk).load_acquire_sys();
         let low = word.to_i32();
+        let is_here = word.ushr(i64::from(CHUNK_BITS)).to_i32().eq(chunk + 1);
         Chunk {
-            is_here: word.ushr(i64::from(CHUNK_BITS)).to_i32().eq(chunk + 1),
+            is_here: all(self.k, is_here),
             is_last: ((low.ushr(LAST)) & 1).ne(0),
             messages: low & ((1 << LAST) - 1),
         }

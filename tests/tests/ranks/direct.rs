@@ -132,8 +132,12 @@ fn rows_and_sums_are_exact() {
             blocks: 3,
         };
         let seed = u64::from(nodes * gpus);
-        case.run(Completion::Early, false, &STEPS);
-        case.run(Completion::Late, false, &STEPS);
+        let plain = if nodes == 1 {
+            Completion::Early
+        } else {
+            Completion::Late
+        };
+        case.run(plain, false, &STEPS);
         case.run(Completion::Random(seed), true, &STEPS);
     }
 }

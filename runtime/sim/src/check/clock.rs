@@ -196,6 +196,15 @@ impl Clock {
         }
     }
 
+    /// Whether joining `other` would change nothing.
+    fn contains(&self, other: &Clock) -> bool {
+        let both = self.0.len().min(other.0.len());
+        let (shared, rest) = other.0.split_at(both);
+        // Without an early end, so that it is vector code.
+        let less = |n: bool, (a, b): (&u32, &u32)| n | (a < b);
+        !self.0.iter().zip(shared).fold(false, less) && rest.iter().all(|&b| b == 0)
+    }
+
     /// Whether the accesses of `lanes` at `count` are known.
     #[inline(always)]
     pub fn covers(&self, slot: u32, lanes: u32, count: u32) -> bool {
@@ -231,6 +240,11 @@ impl View {
         for (a, b) in self.fenced.iter_mut().zip(&other.fenced) {
             a.join(b);
         }
+    }
+
+    fn contains(&self, other: &View) -> bool {
+        let mut fenced = self.fenced.iter().zip(&other.fenced);
+        self.happened.contains(&other.happened) && fenced.all(|(a, b)| a.contains(b))
     }
 }
 
@@ -332,20 +346,34 @@ pub fn join_ended(into: &mut Option<Arc<Ended>>, from: Option<&Arc<Ended>>) {
     }
 }
 
-/// Adds knowledge of other clusters.
+/// Whether `known` has all that `other` has.
+fn contains_far(known: &Far, other: &Far) -> bool {
+    other.iter().all(|(cluster, view)| {
+        let mine = known.get(cluster);
+        mine.is_some_and(|mine| Arc::ptr_eq(mine, view) || mine.contains(view))
+    })
+}
+
+/// Adds knowledge of other clusters. Where the one has all that the other has, both are one afterwards: knowledge goes
+/// round among clusters, and most joins find what they have given away before.
 pub fn join_far(into: &mut Option<Arc<Far>>, from: Option<&Arc<Far>>) {
     let Some(from) = from else { return };
     let Some(into) = into else {
         *into = Some(Arc::clone(from));
         return;
     };
-    if Arc::ptr_eq(into, from) {
+    if Arc::ptr_eq(into, from) || contains_far(into, from) {
+        return;
+    }
+    if contains_far(from, into) {
+        *into = Arc::clone(from);
         return;
     }
     let into = Arc::make_mut(into);
     for (&cluster, view) in from.iter() {
         match into.get_mut(&cluster) {
-            Some(known) if Arc::ptr_eq(known, view) => {}
+            Some(known) if Arc::ptr_eq(known, view) || known.contains(view) => {}
+            Some(known) if view.contains(known) => *known = Arc::clone(view),
             Some(known) => Arc::make_mut(known).join(view),
             None => {
                 into.insert(cluster, Arc::clone(view));

@@ -13,11 +13,11 @@
 use super::state::{Wait, Warp};
 
 /// Reads of flags that may be in vain before the warp gives way.
-const PATIENCE: u32 = 8;
+const PATIENCE: u32 = 2;
 /// Polls in vain before time stands still.
 const STANDSTILL: u32 = 2;
 /// Polls before states are compared.
-const SUSPICION: u32 = 64;
+const SUSPICION: u32 = 8;
 
 /// What is known of a warp's polls since something last changed.
 #[derive(Debug, Default)]

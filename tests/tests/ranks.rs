@@ -6,6 +6,10 @@
 
 mod bench;
 mod direct;
+mod failures;
+mod orders;
+mod published;
 mod routing;
 mod step;
+mod traffic;
 mod two_hop;

@@ -13,6 +13,9 @@ use crate::harness::Plane;
 /// Where the row of an expert is on its rank: number of the expert there, and of its row.
 pub type Place<'a> = &'a dyn Fn(usize, usize, usize) -> usize;
 
+/// A token's sum from its experts, its weights, and its experts' results in slot order.
+pub type Sum<'a> = &'a dyn Fn(&[usize], &[f32], &[f32]) -> f32;
+
 /// Operands of a step and what they mean.
 pub struct Step {
     pub seed: u64,
@@ -174,13 +177,8 @@ impl Step {
         }
     }
 
-    /// Sums at the tokens; `want` gives a token's from its experts' results in slot order.
-    pub fn check_sums(
-        &self,
-        bench: &Bench,
-        combine: &KernelConfig,
-        want: &dyn Fn(&[usize], &[f32], &[f32]) -> f32,
-    ) {
+    /// Sums at the tokens.
+    pub fn check_sums(&self, bench: &Bench, combine: &KernelConfig, want: Sum<'_>) {
         for (rank, tokens) in self.all.iter().enumerate() {
             let Plane::Bf16(got) = self.get(bench, rank, combine, "out") else {
                 panic!("sums are BF16")

@@ -37,6 +37,8 @@ pub enum KernelConfig {
     MlaCacheWrite(MlaCacheWrite),
     /// Elementwise sum.
     Add(Add),
+    /// Rows times numbers.
+    ScaleRows(ScaleRows),
     /// Row gather.
     Gather(Gather),
     /// Sigmoid gate with group-limited top-k.
@@ -45,8 +47,12 @@ pub enum KernelConfig {
     MoePlan(MoePlan),
     /// Copies token rows to their experts' rows.
     Expand(Expand),
-    /// Weighted sum of expert rows back to tokens.
+    /// Sum of expert rows back to tokens.
     Combine(Combine),
+    /// The weight of each expert row.
+    RowWeights(RowWeights),
+    /// One more expert for every token.
+    AppendExpert(AppendExpert),
     /// Dispatch in one hop, first half: rows on their way to their experts' ranks.
     DirectDispatchSend(DirectDispatch),
     /// Second half: rows that have come, packed for each expert.
@@ -298,6 +304,19 @@ impl GemmTile {
     }
 }
 
+/// Blocks of B's scales, 128 columns each, that tiles of `tile` of the `n` columns lie across at most.
+#[must_use]
+pub fn scale_spans(n: u64, tile: u64) -> u64 {
+    // The first columns of tiles repeat within such a block after so many tiles at most.
+    (0..n.div_ceil(tile.max(1)).min(SCALE_COLUMNS))
+        .map(|i| (i * tile % SCALE_COLUMNS + tile).div_ceil(SCALE_COLUMNS))
+        .max()
+        .unwrap_or(1)
+}
+
+/// Columns of B that share a scale (arXiv 2412.19437, section 3.3.2).
+const SCALE_COLUMNS: u64 = 128;
+
 /// The operand tile that two blocks of a cluster load together (TMA multicast).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -348,6 +367,32 @@ pub struct RmsNorm {
     pub emit_quant: bool,
 }
 
+impl RmsNorm {
+    /// Its part behind the residual.
+    #[must_use]
+    pub const fn normed(&self) -> Normed {
+        Normed {
+            eps: self.eps,
+            emit_sum: self.emit_sum,
+            emit_norm: self.emit_norm,
+            emit_quant: self.emit_quant,
+        }
+    }
+}
+
+/// A norm at the end of a kernel: of the rows that it has made.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Normed {
+    /// Added to the mean of squares.
+    pub eps: f32,
+    /// Writes the rows before the norm.
+    pub emit_sum: bool,
+    /// Writes the normed rows in BF16.
+    pub emit_norm: bool,
+    /// Writes the normed rows in E4M3 with 1x128 scales.
+    pub emit_quant: bool,
+}
+
 /// `quantize`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Quantize {
@@ -395,11 +440,20 @@ pub struct Add {
     pub width: u32,
 }
 
+/// `scale_rows`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ScaleRows {
+    /// Row width.
+    pub width: u32,
+}
+
 /// `gather`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Gather {
     /// Row width.
     pub width: u32,
+    /// Takes E4M3 codes and scales in place of BF16.
+    pub quant: bool,
 }
 
 /// `route`.
@@ -439,13 +493,37 @@ pub struct Expand {
     pub quant: bool,
 }
 
-/// `combine`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// `combine`, `combine_sum`, `combine_add`, `combine_add_rms_norm_quantize`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Combine {
     /// Row width.
     pub width: u32,
     /// Experts a token.
     pub top_k: u32,
+    /// Multiplies each row by its weight; else the rows carry theirs.
+    pub weighted: bool,
+    /// Adds a residual operand to the sum.
+    pub residual: bool,
+    /// Norms what that gives; else it is written as it is.
+    pub norm: Option<Normed>,
+}
+
+/// `row_weights`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RowWeights {
+    /// Experts a token.
+    pub top_k: u32,
+}
+
+/// `append_expert`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AppendExpert {
+    /// Experts a token has without it.
+    pub top_k: u32,
+    /// Its number.
+    pub expert: u32,
+    /// Its weight for every token.
+    pub weight: f32,
 }
 
 /// `sample`.
@@ -511,6 +589,24 @@ fn payload(quant: bool, written: bool, rank: usize) -> Vec<OperandDecl> {
     }
 }
 
+impl Normed {
+    /// weight [W], (sum [M,W]), (norm [M,W]), (codes [M,W], scales [M,W/128])
+    fn operands(self) -> Vec<OperandDecl> {
+        let mut v = vec![read("weight", DType::BF16, 1)];
+        if self.emit_sum {
+            v.push(write("sum", DType::BF16, 2));
+        }
+        if self.emit_norm {
+            v.push(write("norm", DType::BF16, 2));
+        }
+        if self.emit_quant {
+            v.push(write("codes", DType::E4M3, 2));
+            v.push(write("scales", DType::F32, 2));
+        }
+        v
+    }
+}
+
 impl KernelConfig {
     /// The operands of this kernel, in the order of its launch views.
     #[must_use]
@@ -557,17 +653,7 @@ impl KernelConfig {
                 if c.residual {
                     v.push(read("residual", BF16, 2));
                 }
-                v.push(read("weight", BF16, 1));
-                if c.emit_sum {
-                    v.push(write("sum", BF16, 2));
-                }
-                if c.emit_norm {
-                    v.push(write("norm", BF16, 2));
-                }
-                if c.emit_quant {
-                    v.push(write("codes", E4M3, 2));
-                    v.push(write("scales", F32, 2));
-                }
+                v.extend(c.normed().operands());
                 v
             }
             // x [M,W], codes [M,W], scales [M,W/128]
@@ -607,7 +693,20 @@ impl KernelConfig {
                 read("b", BF16, 2),
                 write("out", BF16, 2),
             ],
-            // table [N,W], index [R], out [R,W]
+            // x [M,W], factors [M], out [M,W]
+            Self::ScaleRows(_) => vec![
+                read("x", BF16, 2),
+                read("factors", F32, 1),
+                write("out", BF16, 2),
+            ],
+            // table [N,W] (or codes and scales), index [R], out [R,W] (or codes and scales)
+            Self::Gather(c) if c.quant => vec![
+                read("table_codes", E4M3, 2),
+                read("table_scales", F32, 2),
+                read("index", I32, 1),
+                write("out_codes", E4M3, 2),
+                write("out_scales", F32, 2),
+            ],
             Self::Gather(_) => vec![
                 read("table", BF16, 2),
                 read("index", I32, 1),
@@ -645,12 +744,33 @@ impl KernelConfig {
                     ]
                 }
             }
-            // y [k*T,W], slots [T,k], weights [T,k], out [T,W]
-            Self::Combine(_) => vec![
-                read("y", BF16, 2),
+            // y [k*T,W], slots [T,k], (weights [T,k]), (residual [T,W]), then out [T,W], or what a norm reads and writes
+            Self::Combine(c) => {
+                let mut v = vec![read("y", BF16, 2), read("slots", I32, 2)];
+                if c.weighted {
+                    v.push(read("weights", F32, 2));
+                }
+                if c.residual {
+                    v.push(read("residual", BF16, 2));
+                }
+                match c.norm {
+                    Some(norm) => v.extend(norm.operands()),
+                    None => v.push(write("out", BF16, 2)),
+                }
+                v
+            }
+            // slots [T,k], weights [T,k], row_weights [k*T]
+            Self::RowWeights(_) => vec![
                 read("slots", I32, 2),
                 read("weights", F32, 2),
-                write("out", BF16, 2),
+                write("row_weights", F32, 1),
+            ],
+            // experts [T,k], weights [T,k], and the same with a slot more
+            Self::AppendExpert(_) => vec![
+                read("experts", I32, 2),
+                read("weights", F32, 2),
+                write("all_experts", I32, 2),
+                write("all_weights", F32, 2),
             ],
             // codes [T,W], scales [T,W/128] (or x [T,W]), experts [T,k], weights [T,k], offsets_all [E+1], slots [T,k],
             // exchange, world

@@ -217,6 +217,7 @@ impl<'a> Lowering<'a> {
 
             Op::Gather => self.gather(node),
             Op::Add => self.add(node),
+            Op::ScaleRows => self.scale_rows(node),
             Op::RmsNorm { eps }
             | Op::RmsNormQuantize { eps }
             | Op::AddRmsNorm { eps }
@@ -277,7 +278,12 @@ impl<'a> Lowering<'a> {
                     how: "spread them with `distribute` before kernels are selected".into(),
                 }),
             },
-            Op::Combine => self.combine(node),
+            Op::Combine => self.combine(node, true, false),
+            Op::CombineSum => self.combine(node, false, false),
+            Op::CombineAdd => self.combine(node, true, true),
+            Op::CombineAddRmsNormQuantize { eps } => self.combine_norm(node, eps.get()),
+            Op::RowWeights => self.row_weights(node),
+            Op::AppendExpert { expert, weight } => self.append_expert(node, *expert, weight.get()),
             Op::DispatchTwoHop {
                 capacity, channels, ..
             } => self.dispatch_two_hop(node, *capacity, *channels),
@@ -304,21 +310,6 @@ impl<'a> Lowering<'a> {
             Op::CacheWrite => {
                 Err(self.no_kernel(node, "no kernel writes a cache by itself", ABSORBED))
             }
-            Op::ScaleRows => Err(self.no_kernel(
-                node,
-                "no kernel weights rows by itself",
-                "it is supported where a rewrite to `matmul_swiglu_scale_quantize` or \
-                 `grouped_matmul_swiglu_scale_quantize` absorbs it: write quantize(scale_rows(swiglu(product)))",
-            )),
-            Op::RowWeights
-            | Op::CombineSum
-            | Op::AppendExpert { .. }
-            | Op::CombineAdd
-            | Op::CombineAddRmsNormQuantize { .. } => Err(self.no_kernel(
-                node,
-                "no kernel computes this form of routing",
-                "write combine(rows, slots, weights), and add to it what comes beside",
-            )),
             Op::Replica | Op::CountExperts => Err(self.no_kernel(
                 node,
                 "no kernel chooses copies of experts or counts choices",

@@ -1,12 +1,12 @@
-//! Row-wise families without reductions over the row: `quantize`, `swiglu`, `add`, `gather`.
+//! Row-wise families without reductions over the row: `quantize`, `swiglu`, `add`, `scale_rows`.
 //!
 //! Meaning: the ops of the same names; `swiglu` with `quant` is `swiglu_quantize`. All are bit for bit but
 //! for `swiglu`, whose exponential is `ex2.approx`.
 
-use mcc_ir::kernel::{Add, Gather, Quantize, Swiglu};
+use mcc_ir::kernel::{Add, Quantize, ScaleRows, Swiglu};
 
-use super::params::MatrixArg;
-use super::row::{self, CHUNK, QuantRow, RowShape, bf16_at, load8, pack8, round8};
+use super::params::chunk_at;
+use super::row::{self, CHUNK, QuantRow, RowShape, load8, pack8, round8};
 use super::{Family, Params};
 use crate::emit::pipeline::SmemMap;
 use crate::emit::{F32, I32, Kernel, Val};
@@ -31,20 +31,6 @@ fn each_chunk<'k>(
     }
 }
 
-fn row_of<'k>(
-    k: &'k Kernel,
-    m: MatrixArg,
-    row: Val<'k, I32>,
-    chunk: Val<'k, I32>,
-) -> crate::emit::Global<'k> {
-    bf16_at(
-        k.arg_global(m.pointer),
-        row,
-        k.arg_i32(m.stride),
-        chunk * CHUNK,
-    )
-}
-
 /// `quantize`.
 ///
 /// # Errors
@@ -58,7 +44,7 @@ pub fn quantize<'a>(name: &str, c: &'a Quantize) -> Result<Family<'a>, CodegenEr
         each_chunk(
             k,
             shape,
-            |chunk| load8(row_of(k, x, row, chunk)),
+            |chunk| load8(chunk_at(k, x, row, chunk)),
             |i, v| QuantRow::of(k, codes, scales, row).store(k, shape, i, &v),
         );
     };
@@ -84,8 +70,8 @@ pub fn swiglu<'a>(name: &str, c: &'a Swiglu) -> Result<Family<'a>, CodegenError>
             k,
             shape,
             |chunk| {
-                let gate = load8(row_of(k, x, row, chunk));
-                let up = load8(row_of(k, x, row, chunk + c.width / CHUNK));
+                let gate = load8(chunk_at(k, x, row, chunk));
+                let up = load8(chunk_at(k, x, row, chunk + c.width / CHUNK));
                 let y = std::array::from_fn(|j| row::swiglu(k, gate[j], up[j]));
                 round8(k, &y)
             },
@@ -94,7 +80,7 @@ pub fn swiglu<'a>(name: &str, c: &'a Swiglu) -> Result<Family<'a>, CodegenError>
                 None => {
                     let chunk = shape.chunk(k, i);
                     shape.inside(k, i, chunk, || {
-                        row_of(k, out, row, chunk).store_vec(pack8(k, &v))
+                        chunk_at(k, out, row, chunk).store_vec(pack8(k, &v))
                     });
                 }
             },
@@ -120,10 +106,10 @@ pub fn add<'a>(name: &str, c: &'a Add) -> Result<Family<'a>, CodegenError> {
             let chunk = shape.chunk(k, i);
             shape.inside(k, i, chunk, || {
                 let (x, y) = (
-                    load8(row_of(k, a, row, chunk)),
-                    load8(row_of(k, b, row, chunk)),
+                    load8(chunk_at(k, a, row, chunk)),
+                    load8(chunk_at(k, b, row, chunk)),
                 );
-                row_of(k, out, row, chunk)
+                chunk_at(k, out, row, chunk)
                     .store_vec(pack8(k, &std::array::from_fn(|j| x[j] + y[j])));
             });
         }
@@ -134,28 +120,27 @@ pub fn add<'a>(name: &str, c: &'a Add) -> Result<Family<'a>, CodegenError> {
     ))
 }
 
-/// `gather`: rows of a table.
+/// `scale_rows`.
 ///
 /// # Errors
 /// [`CodegenError::Unsupported`], naming the limit.
-pub fn gather<'a>(name: &str, c: &'a Gather) -> Result<Family<'a>, CodegenError> {
+pub fn scale_rows<'a>(name: &str, c: &'a ScaleRows) -> Result<Family<'a>, CodegenError> {
     let shape = RowShape::new(name, c.width)?;
     let mut p = Params::default();
-    let (table, index, out) = (p.matrix(), p.pointer(), p.matrix());
+    let (x, factors, out) = (p.matrix(), p.pointer(), p.matrix());
     let body = move |k: &Kernel| {
         let row = k.block_x();
-        let source = k.arg_global(index).index(row, 4).load::<I32>();
+        let factor = k.arg_global(factors).index(row, 4).load::<F32>();
         for i in 0..shape.chunks() {
             let chunk = shape.chunk(k, i);
             shape.inside(k, i, chunk, || {
-                let v: [Val<'_, I32>; 4] = row_of(k, table, source, chunk).load_vec();
-                row_of(k, out, row, chunk).store_vec(v);
+                let v = load8(chunk_at(k, x, row, chunk)).map(|v| v * factor);
+                chunk_at(k, out, row, chunk).store_vec(pack8(k, &v));
             });
         }
     };
-    // The rows written are the indices', operand 1.
     Ok(Family::new(
-        shape.launch(1, SmemMap::default(), p.list),
+        shape.launch(0, SmemMap::default(), p.list),
         body,
     ))
 }

@@ -5,16 +5,19 @@
 //! | `gemm/` | `gemm_fp8`, `gemm_bf16` | `matmul` and its batched, grouped, masked and K-grouped relatives, with epilogues |
 //! | `attention.rs` | `attention_prefill`, `attention_decode` | `attention` |
 //! | `rms_norm.rs` | `rms_norm` | `rms_norm`, `add_rms_norm` and their quantising forms |
-//! | `elementwise.rs` | `quantize`, `swiglu`, `add`, `gather` | the same, `swiglu_quantize` |
+//! | `elementwise.rs` | `quantize`, `swiglu`, `add`, `scale_rows` | the same, `swiglu_quantize` |
 //! | `rope.rs` | `rope`, `mla_cache_write` | the same |
 //! | `ep/` | dispatch and combine over several ranks | `dispatch_direct`, `combine_direct`, `dispatch_two_hop`, `combine_two_hop` |
-//! | `moe.rs` | `moe_plan`, `expand`, `combine` | `dispatch`, `combine` |
+//! | `take.rs` | `gather`, `expand` | `gather`, the rows of `dispatch` |
+//! | `moe.rs` | `moe_plan`, `row_weights`, `append_expert` | where `dispatch` puts rows, and the same |
+//! | `combine.rs` | `combine` | the same, `combine_sum`, `combine_add` and its norm |
 //! | `route.rs`, `sample.rs` | `route`, `sample` | the same |
 //! | `row.rs`, `params.rs` | – | rows in chunks, quantisation of a row, numbering of parameters |
 //! | `roles.rs` | – | prologue, and the producer and consumer skeleton, of the matrix families |
 //! | `tiles.rs` | – | the store of a fragment from registers |
 
 pub mod attention;
+pub mod combine;
 pub mod elementwise;
 pub mod ep;
 pub mod gemm;
@@ -26,6 +29,7 @@ pub mod rope;
 pub mod route;
 mod row;
 pub mod sample;
+pub mod take;
 mod tiles;
 
 use mcc_ir::kernel::KernelConfig;
@@ -131,12 +135,15 @@ pub fn family(kernel: &Kernel) -> Result<Family<'_>, CodegenError> {
         KernelConfig::Quantize(c) => elementwise::quantize(&kernel.name, c),
         KernelConfig::Swiglu(c) => elementwise::swiglu(&kernel.name, c),
         KernelConfig::Add(c) => elementwise::add(&kernel.name, c),
-        KernelConfig::Gather(c) => elementwise::gather(&kernel.name, c),
+        KernelConfig::ScaleRows(c) => elementwise::scale_rows(&kernel.name, c),
+        KernelConfig::Gather(c) => take::gather(&kernel.name, c),
         KernelConfig::Rope(c) => rope::rope(&kernel.name, c),
         KernelConfig::MlaCacheWrite(c) => rope::mla_cache_write(&kernel.name, c),
         KernelConfig::MoePlan(c) => moe::plan(&kernel.name, c),
-        KernelConfig::Expand(c) => moe::expand(&kernel.name, c),
-        KernelConfig::Combine(c) => moe::combine(&kernel.name, c),
+        KernelConfig::Expand(c) => take::expand(&kernel.name, c),
+        KernelConfig::Combine(c) => combine::family(&kernel.name, c),
+        KernelConfig::RowWeights(c) => moe::row_weights(&kernel.name, c),
+        KernelConfig::AppendExpert(c) => moe::append_expert(&kernel.name, c),
         KernelConfig::Route(c) => route::family(&kernel.name, c),
         KernelConfig::Sample(c) => sample::family(&kernel.name, c),
         KernelConfig::DirectDispatchSend(c) => ep::direct::dispatch_send(&kernel.name, c),

@@ -1,17 +1,15 @@
-//! Movement of tokens to experts and back: `moe_plan`, `expand` (together `dispatch`) and `combine`.
+//! Who goes where in a routing: `moe_plan` (with `expand` it is `dispatch`), `row_weights`, `append_expert`.
 //!
-//! Meaning: `dispatch` and `combine` of the graph IR on one rank; bit for bit.
+//! Meaning: where `dispatch` puts rows on one rank, and the ops of the same names; bit for bit.
 //!
 //! `moe_plan` is a stable counting sort: block e counts the (token, slot) pairs of smaller experts, which is
 //! where its own rows begin, then walks the pairs in order and numbers its own. Every block reads all
 //! pairs; they stay in L2.
 
-use mcc_ir::kernel::{Combine, Expand, MoePlan};
-use mcc_ir::program::Expr;
+use mcc_ir::kernel::{AppendExpert, MoePlan, RowWeights};
+use mcc_ir::program::{Expr, Param};
 
-use super::row::{CHUNK, RowShape, bf16_at, load8, pack8, rows_launch};
 use super::{Family, Launch, Params, unsupported};
-use crate::emit::pipeline::SmemMap;
 use crate::emit::{F32, I32, Kernel, Val};
 use crate::error::CodegenError;
 
@@ -87,134 +85,84 @@ pub fn plan<'a>(name: &str, c: &'a MoePlan) -> Result<Family<'a>, CodegenError> 
     Ok(Family::new(launch, body))
 }
 
-/// `expand`: the row of each (token, slot) pair.
+/// `row_weights`: each pair's weight to the row that it went to.
 ///
 /// # Errors
 /// [`CodegenError::Unsupported`], naming the limit.
-pub fn expand<'a>(name: &str, c: &'a Expand) -> Result<Family<'a>, CodegenError> {
-    let element = if c.quant { 1 } else { 2 };
-    let bytes = c.width * element;
-    if bytes == 0 || !bytes.is_multiple_of(16) {
-        return Err(unsupported(
-            name,
-            format!("rows of {bytes} bytes"),
-            "a multiple of 16 bytes",
-        ));
-    }
+pub fn row_weights<'a>(name: &str, c: &'a RowWeights) -> Result<Family<'a>, CodegenError> {
     let mut p = Params::default();
-    let x = p.matrix();
-    let scales = c.quant.then(|| p.scales());
-    let row_token_operand = if c.quant { 2 } else { 1 };
-    let row_token = p.pointer();
-    let out = p.matrix();
-    let out_scales = c.quant.then(|| p.scales());
-    let vectors = bytes / 16;
-    let threads = vectors.next_multiple_of(32).min(256);
-    let groups = c.width.div_ceil(128);
-    let launch = rows_launch(threads, row_token_operand, SmemMap::default(), p.list);
-    Ok(Family::new(launch, move |k| {
-        copy_row(
-            k,
-            &Copy {
-                row_token,
-                from: x,
-                to: out,
-                element,
-                vectors,
-                threads,
-            },
-        );
-        if let (Some(from), Some(to)) = (scales, out_scales) {
-            copy_scales(k, row_token, from, to, groups, threads);
-        }
-    }))
-}
-
-/// Parameters of [`copy_row`].
-struct Copy {
-    row_token: usize,
-    from: super::MatrixArg,
-    to: super::MatrixArg,
-    /// Bytes of an element.
-    element: u32,
-    /// 16-byte vectors of a row.
-    vectors: u32,
-    threads: u32,
-}
-
-fn copy_row<'k>(k: &'k Kernel, c: &Copy) {
-    let row = k.block_x();
-    let token = k.arg_global(c.row_token).index(row, 4).load::<I32>();
-    let line = |m: super::MatrixArg, row: Val<'k, I32>| {
-        k.arg_global(m.pointer)
-            .at(row.to_i64() * k.arg_i32(m.stride).to_i64() * i64::from(c.element))
-    };
-    let (from, to) = (line(c.from, token), line(c.to, row));
-    k.for_(k.tid(), c.vectors, c.threads, |i| {
-        let v: [Val<'k, I32>; 4] = from.index(i, 16).load_vec();
-        to.index(i, 16).store_vec(v);
-    });
-}
-
-fn copy_scales<'k>(
-    k: &'k Kernel,
-    row_token: usize,
-    from: super::ScalesArg,
-    to: super::ScalesArg,
-    groups: u32,
-    threads: u32,
-) {
-    let row = k.block_x();
-    let token = k.arg_global(row_token).index(row, 4).load::<I32>();
-    k.for_(k.tid(), groups, threads, |g| {
-        let at = |m: super::ScalesArg, row: Val<'k, I32>| {
-            let index = g.to_i64() * k.arg_i32(m.stride).to_i64() + row.to_i64();
-            k.arg_global(m.pointer).at(index * 4)
-        };
-        at(to, row).store(at(from, token).load::<F32>());
-    });
-}
-
-/// `combine`: FP32 sums in slot order, one rounding.
-///
-/// # Errors
-/// [`CodegenError::Unsupported`], naming the limit.
-pub fn combine<'a>(name: &str, c: &'a Combine) -> Result<Family<'a>, CodegenError> {
-    let shape = RowShape::new(name, c.width)?;
-    let mut p = Params::default();
-    let y = p.matrix();
-    let (slots, weights) = (p.pointer(), p.pointer());
-    let out = p.matrix();
+    let (slots, weights, out) = (p.pointer(), p.pointer(), p.pointer());
+    let tokens = p.extent(0, 0);
+    let launch = flat_launch(name, c.top_k, p.list)?;
     let body = move |k: &Kernel| {
-        let token = k.block_x();
-        for i in 0..shape.chunks() {
-            let chunk = shape.chunk(k, i);
-            shape.inside(k, i, chunk, || {
-                let mut acc = [k.f32(0.0); 8];
-                for slot in 0..c.top_k {
-                    let pair = token * c.top_k + slot;
-                    let row = k.arg_global(slots).index(pair, 4).load::<I32>();
-                    let weight = k.arg_global(weights).index(pair, 4).load::<F32>();
-                    let v = load8(bf16_at(
-                        k.arg_global(y.pointer),
-                        row,
-                        k.arg_i32(y.stride),
-                        chunk * CHUNK,
-                    ));
-                    acc = std::array::from_fn(|j| weight.fma(v[j], acc[j]));
-                }
-                bf16_at(
-                    k.arg_global(out.pointer),
-                    token,
-                    k.arg_i32(out.stride),
-                    chunk * CHUNK,
-                )
-                .store_vec(pack8(k, &acc));
-            });
-        }
+        let pair = flat_index(k);
+        k.if_(pair.lt(k.arg_i32(tokens) * c.top_k), || {
+            let row = k.arg_global(slots).index(pair, 4).load::<I32>();
+            let weight = k.arg_global(weights).index(pair, 4).load::<F32>();
+            k.arg_global(out).index(row, 4).store(weight);
+        });
     };
-    Ok(Family::new(
-        shape.launch(1, SmemMap::default(), p.list),
-        body,
-    ))
+    Ok(Family::new(launch, body))
+}
+
+/// `append_expert`: a thread for each slot of the results.
+///
+/// # Errors
+/// [`CodegenError::Unsupported`], naming the limit.
+pub fn append_expert<'a>(name: &str, c: &'a AppendExpert) -> Result<Family<'a>, CodegenError> {
+    let mut p = Params::default();
+    let (experts, weights) = (p.pointer(), p.pointer());
+    let (all_experts, all_weights) = (p.pointer(), p.pointer());
+    let tokens = p.extent(0, 0);
+    let slots = c.top_k + 1;
+    let launch = flat_launch(name, slots, p.list)?;
+    let body = move |k: &Kernel| {
+        let pair = flat_index(k);
+        k.if_(pair.lt(k.arg_i32(tokens) * slots), || {
+            let token = pair.udiv(slots);
+            // Slots of earlier tokens are one more each here.
+            let before = pair - token;
+            let is_old = (pair - token * slots).lt(c.top_k.cast_signed());
+            let expert = k.var(k.i32(i64::from(c.expert)));
+            let weight = k.var(k.f32(c.weight));
+            k.if_(is_old, || {
+                expert.set(k.arg_global(experts).index(before, 4).load());
+                weight.set(k.arg_global(weights).index(before, 4).load());
+            });
+            k.arg_global(all_experts).index(pair, 4).store(expert.get());
+            k.arg_global(all_weights).index(pair, 4).store(weight.get());
+        });
+    };
+    Ok(Family::new(launch, body))
+}
+
+/// Threads of a block that works on (token, slot) pairs.
+const PAIRS: u32 = 128;
+
+/// A thread for each of `slots` slots of the tokens, which are axis 0 of operand 0.
+fn flat_launch(name: &str, slots: u32, params: Vec<Param>) -> Result<Launch, CodegenError> {
+    if slots == 0 {
+        return Err(unsupported(name, "tokens without slots", "at least one"));
+    }
+    let tokens = Expr::Extent {
+        operand: 0,
+        axis: 0,
+    };
+    let pairs = Expr::Mul(vec![tokens, Expr::Const(u64::from(slots))]);
+    Ok(Launch {
+        grid: [
+            Expr::CeilDiv(Box::new(pairs), u64::from(PAIRS)),
+            Expr::Const(1),
+            Expr::Const(1),
+        ],
+        block: PAIRS,
+        cluster: 1,
+        smem_bytes: 0,
+        params,
+    })
+}
+
+/// The pair of this thread.
+fn flat_index(k: &Kernel) -> Val<'_, I32> {
+    k.block_x() * PAIRS + k.tid()
 }

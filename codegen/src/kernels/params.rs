@@ -2,8 +2,8 @@
 
 use mcc_ir::program::Param;
 
-use super::row::QuantRow;
-use crate::emit::{I32, Kernel, Val};
+use super::row::{CHUNK, QuantRow, bf16_at};
+use crate::emit::{Global, I32, Kernel, Val};
 
 /// Parameters collected in operand order; the returned handles are parameter positions.
 #[derive(Default)]
@@ -71,6 +71,21 @@ impl Params {
     pub fn stride(&mut self, operand: usize, axis: usize) -> usize {
         self.push(Param::Stride { operand, axis })
     }
+}
+
+/// Address of a chunk of row `row` of a BF16 matrix.
+pub(crate) fn chunk_at<'k>(
+    k: &'k Kernel,
+    m: MatrixArg,
+    row: Val<'k, I32>,
+    chunk: Val<'k, I32>,
+) -> Global<'k> {
+    bf16_at(
+        k.arg_global(m.pointer),
+        row,
+        k.arg_i32(m.stride),
+        chunk * CHUNK,
+    )
 }
 
 impl<'k> QuantRow<'k> {

@@ -4,7 +4,7 @@
 //! Holds afterwards: the name is a PTX identifier (PTX ISA, "Identifiers"), and distinct configs have
 //! distinct names, so that a name means the same kernel in every build and in every snapshot.
 
-use super::{Attention, Epilogue, GemmForm, GemmTile, KernelConfig, Share};
+use super::{Attention, Epilogue, GemmForm, GemmTile, KernelConfig, Normed, Share};
 use crate::types::DType;
 
 impl KernelConfig {
@@ -22,11 +22,14 @@ impl KernelConfig {
             Self::Rope(_) => "rope",
             Self::MlaCacheWrite(_) => "mla_cache_write",
             Self::Add(_) => "add",
+            Self::ScaleRows(_) => "scale_rows",
             Self::Gather(_) => "gather",
             Self::Route(_) => "route",
             Self::MoePlan(_) => "moe_plan",
             Self::Expand(_) => "expand",
             Self::Combine(_) => "combine",
+            Self::RowWeights(_) => "row_weights",
+            Self::AppendExpert(_) => "append_expert",
             Self::DirectDispatchSend(_) => "direct_dispatch_send",
             Self::DirectDispatchReceive(_) => "direct_dispatch_receive",
             Self::DirectCombineSend(_) => "direct_combine_send",
@@ -59,19 +62,9 @@ impl KernelConfig {
             }
             Self::AttentionPrefill(c) | Self::AttentionDecode(c) => attention(family, c),
             Self::RmsNorm(c) => {
-                let mut name = format!("{family}_w{}_e{}", c.width, float(c.eps));
-                let parts = [
-                    (c.residual, "_add"),
-                    (c.emit_sum, "_sum"),
-                    (c.emit_norm, "_norm"),
-                    (c.emit_quant, "_quant"),
-                ];
-                for (on, part) in parts {
-                    if on {
-                        name.push_str(part);
-                    }
-                }
-                name
+                let add = if c.residual { "_add" } else { "" };
+                let (width, eps) = (c.width, float(c.eps));
+                format!("{family}_w{width}_e{eps}{add}{}", written(c.normed()))
             }
             Self::Quantize(c) => format!("{family}_w{}", c.width),
             Self::Swiglu(c) => format!(
@@ -84,7 +77,12 @@ impl KernelConfig {
                 format!("{family}_l{}_r{}_e{}", c.latent, c.rope, float(c.eps))
             }
             Self::Add(c) => format!("{family}_w{}", c.width),
-            Self::Gather(c) => format!("{family}_w{}", c.width),
+            Self::ScaleRows(c) => format!("{family}_w{}", c.width),
+            Self::Gather(c) => format!(
+                "{family}_w{}{}",
+                c.width,
+                if c.quant { "_quant" } else { "" }
+            ),
             Self::Route(c) => format!(
                 "{family}_e{}_k{}_g{}_t{}_x{}{}",
                 c.experts,
@@ -103,7 +101,18 @@ impl KernelConfig {
                     if c.quant { "_quant" } else { "" }
                 )
             }
-            Self::Combine(c) => format!("{family}_w{}_k{}", c.width, c.top_k),
+            Self::Combine(c) => {
+                let plain = if c.weighted { "" } else { "_plain" };
+                let add = if c.residual { "_add" } else { "" };
+                let norm = c.norm.map_or_else(String::new, |norm| {
+                    format!("_e{}{}", float(norm.eps), written(norm))
+                });
+                format!("{family}_w{}_k{}{plain}{add}{norm}", c.width, c.top_k)
+            }
+            Self::RowWeights(c) => format!("{family}_k{}", c.top_k),
+            Self::AppendExpert(c) => {
+                format!("{family}_k{}_n{}_x{}", c.top_k, c.expert, float(c.weight))
+            }
             Self::DirectDispatchSend(c) | Self::DirectDispatchReceive(c) => {
                 let quant = flag(c.quant, "_quant");
                 format!(
@@ -153,6 +162,20 @@ fn form(form: GemmForm) -> String {
         GemmForm::Masked { groups } => format!("_masked{groups}"),
         GemmForm::KGrouped { groups } => format!("_kg{groups}"),
     }
+}
+
+/// What a norm writes.
+fn written(norm: Normed) -> String {
+    let parts = [
+        (norm.emit_sum, "_sum"),
+        (norm.emit_norm, "_norm"),
+        (norm.emit_quant, "_quant"),
+    ];
+    parts
+        .into_iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, part)| part)
+        .collect()
 }
 
 fn epilogue(epilogue: Epilogue) -> &'static str {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::{Epilogue, GemmForm, KernelConfig, OperandDecl};
+use super::{Epilogue, GemmForm, KernelConfig, Normed, OperandDecl};
 use crate::exchange::{ExpertGroup, TwoHopRecord, direct_record_words};
 
 /// One axis of an operand's view.
@@ -54,6 +54,40 @@ pub struct OperandSpec {
     /// Strides that the kernel can address.
     pub layout: Layout,
 }
+
+impl OperandSpec {
+    /// The extents of its axes, where `open` has those that are open until launch.
+    pub fn extents_with(&self, open: impl Fn(&str) -> u64) -> Vec<u64> {
+        let value = |extent: &Extent| match *extent {
+            Extent::Fixed(n) => n,
+            Extent::Free(name) => open(name),
+            Extent::Times(factor, name) => factor.saturating_mul(open(name)),
+        };
+        self.extents.iter().map(value).collect()
+    }
+
+    /// Strides of an operand with these extents that leave no gap but those which the layout asks for.
+    #[must_use]
+    pub fn tight_strides(&self, extents: &[u64]) -> Vec<u64> {
+        let unit = match self.layout {
+            Layout::Dense => 1,
+            Layout::Rows | Layout::Scales => STRIDE_BYTES / self.decl.dtype.bytes(),
+        };
+        // From the innermost axis on.
+        let mut order: Vec<usize> = (0..extents.len()).rev().collect();
+        if self.layout == Layout::Scales && order.len() > 1 {
+            order.swap(0, 1);
+        }
+        let mut strides = vec![1; extents.len()];
+        for pair in order.windows(2) {
+            strides[pair[1]] = (strides[pair[0]] * extents[pair[0]]).next_multiple_of(unit);
+        }
+        strides
+    }
+}
+
+/// What strides other than the innermost are multiples of, see [`Layout`].
+const STRIDE_BYTES: u64 = 16;
 
 /// Elements that share one scale along K (arXiv 2412.19437, section 3.3.2).
 const SCALE_BLOCK: u64 = 128;
@@ -140,17 +174,7 @@ impl KernelConfig {
                 if n.residual {
                     v.push((Rows, row.clone()));
                 }
-                v.push((Dense, vec![fixed(n.width)]));
-                if n.emit_sum {
-                    v.push((Rows, row.clone()));
-                }
-                if n.emit_norm {
-                    v.push((Rows, row.clone()));
-                }
-                if n.emit_quant {
-                    v.push((Rows, row));
-                    v.push((Scales, vec![m, blocks(n.width)]));
-                }
+                v.extend(normed(n.normed(), m, n.width));
                 v
             }
             Self::Quantize(q) => {
@@ -191,13 +215,24 @@ impl KernelConfig {
                 ]
             }
             Self::Add(a) => vec![(Rows, vec![m, fixed(a.width)]); 3],
+            Self::ScaleRows(x) => vec![
+                (Rows, vec![m, fixed(x.width)]),
+                (Dense, vec![m]),
+                (Rows, vec![m, fixed(x.width)]),
+            ],
             Self::Gather(g) => {
-                let w = fixed(g.width);
-                vec![
-                    (Rows, vec![Free("N"), w]),
-                    (Dense, vec![r]),
-                    (Rows, vec![r, w]),
-                ]
+                let (n, w) = (Free("N"), fixed(g.width));
+                if g.quant {
+                    let groups = blocks(g.width);
+                    return vec![
+                        (Rows, vec![n, w]),
+                        (Scales, vec![n, groups]),
+                        (Dense, vec![r]),
+                        (Rows, vec![r, w]),
+                        (Scales, vec![r, groups]),
+                    ];
+                }
+                vec![(Rows, vec![n, w]), (Dense, vec![r]), (Rows, vec![r, w])]
             }
             Self::Route(g) => {
                 let (e, k) = (fixed(g.experts), fixed(g.top_k));
@@ -235,12 +270,32 @@ impl KernelConfig {
             }
             Self::Combine(x) => {
                 let (w, k) = (fixed(x.width), fixed(x.top_k));
-                vec![
+                let mut v = vec![
                     (Rows, vec![Times(u64::from(x.top_k), "T"), w]),
                     (Dense, vec![t, k]),
-                    (Dense, vec![t, k]),
-                    (Rows, vec![t, w]),
-                ]
+                ];
+                if x.weighted {
+                    v.push((Dense, vec![t, k]));
+                }
+                if x.residual {
+                    v.push((Rows, vec![t, w]));
+                }
+                match x.norm {
+                    Some(norm) => v.extend(normed(norm, t, x.width)),
+                    None => v.push((Rows, vec![t, w])),
+                }
+                v
+            }
+            Self::RowWeights(w) => vec![
+                (Dense, vec![t, fixed(w.top_k)]),
+                (Dense, vec![t, fixed(w.top_k)]),
+                (Dense, vec![Times(u64::from(w.top_k), "T")]),
+            ],
+            Self::AppendExpert(a) => {
+                let more = Extent::Fixed(u64::from(a.top_k) + 1);
+                let few = (Dense, vec![t, fixed(a.top_k)]);
+                let all = (Dense, vec![t, more]);
+                vec![few.clone(), few, all.clone(), all]
             }
             Self::DirectDispatchSend(d) => {
                 let mut v = payload(d.quant, &[t], d.width);
@@ -324,6 +379,23 @@ impl KernelConfig {
             vec![words(range.bytes() / 4), words(range.group().world_words())]
         })
     }
+}
+
+/// What a norm of rows of that width reads and writes.
+fn normed(norm: Normed, rows: Extent, width: u32) -> Vec<(Layout, Vec<Extent>)> {
+    let row = || (Layout::Rows, vec![rows, fixed(width)]);
+    let mut v = vec![(Layout::Dense, vec![fixed(width)])];
+    if norm.emit_sum {
+        v.push(row());
+    }
+    if norm.emit_norm {
+        v.push(row());
+    }
+    if norm.emit_quant {
+        v.push(row());
+        v.push((Layout::Scales, vec![rows, blocks(width)]));
+    }
+    v
 }
 
 /// Rows that travel, `rows` of them.
@@ -492,6 +564,13 @@ mod tests {
             emit_norm: true,
             emit_quant: true,
         };
+        let combine = Combine {
+            width: 200,
+            top_k: 4,
+            weighted: true,
+            residual: false,
+            norm: None,
+        };
         let gemms = forms.into_iter().flat_map(grouped).chain(fused);
         let others = vec![
             KernelConfig::GemmFp8(fp8.clone()),
@@ -511,7 +590,7 @@ mod tests {
                 emit_sum: false,
                 emit_norm: true,
                 emit_quant: false,
-                ..norm
+                ..norm.clone()
             }),
             KernelConfig::Quantize(Quantize { width: 200 }),
             KernelConfig::Swiglu(Swiglu {
@@ -534,7 +613,15 @@ mod tests {
                 eps: 1e-6,
             }),
             KernelConfig::Add(Add { width: 256 }),
-            KernelConfig::Gather(Gather { width: 256 }),
+            KernelConfig::ScaleRows(ScaleRows { width: 256 }),
+            KernelConfig::Gather(Gather {
+                width: 256,
+                quant: false,
+            }),
+            KernelConfig::Gather(Gather {
+                width: 256,
+                quant: true,
+            }),
             KernelConfig::Route(Route {
                 experts: 16,
                 top_k: 4,
@@ -557,9 +644,25 @@ mod tests {
                 top_k: 4,
                 quant: true,
             }),
+            KernelConfig::Combine(combine.clone()),
             KernelConfig::Combine(Combine {
-                width: 256,
+                weighted: false,
+                ..combine.clone()
+            }),
+            KernelConfig::Combine(Combine {
+                residual: true,
+                ..combine.clone()
+            }),
+            KernelConfig::Combine(Combine {
+                residual: true,
+                norm: Some(norm.normed()),
+                ..combine
+            }),
+            KernelConfig::RowWeights(RowWeights { top_k: 4 }),
+            KernelConfig::AppendExpert(AppendExpert {
                 top_k: 4,
+                expert: 16,
+                weight: 1.0,
             }),
             KernelConfig::Sample(Sample { vocab: 1024 }),
         ];

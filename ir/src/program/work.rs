@@ -112,6 +112,9 @@ fn touched(config: &KernelConfig, operand: &str, axis: usize) -> Option<Expr> {
         (KernelConfig::GemmFp8(c), "b" | "b_scales") => grouped(c.form),
         (KernelConfig::GemmBf16(c), "b") => grouped(c.form),
         (KernelConfig::Gather(_), "table") => Some(Expr::Min(vec![extent(0, 0), extent(1, 0)])),
+        (KernelConfig::Gather(_), "table_codes" | "table_scales") => {
+            Some(Expr::Min(vec![extent(0, 0), extent(2, 0)]))
+        }
         (KernelConfig::Rope(_), "table") => Some(Expr::Min(vec![extent(2, 0), extent(0, 0)])),
         (KernelConfig::MlaCacheWrite(_), "table") => {
             Some(Expr::Min(vec![extent(3, 0), extent(0, 0)]))
@@ -277,9 +280,12 @@ mod tests {
 
     #[test]
     fn tables_and_caches_count_the_rows_of_the_step() {
-        let gather = KernelConfig::Gather(Gather { width: 16 });
+        let gather = |width, quant| KernelConfig::Gather(Gather { width, quant });
+        let free = [("N", 1000), ("R", 3)];
         let bytes = 3 * 32 + 3 * 4 + 3 * 32;
-        check(&gather, &[("N", 1000), ("R", 3)], Unit::None, 0, bytes);
+        check(&gather(16, false), &free, Unit::None, 0, bytes);
+        let bytes = 3 * (256 + 2 * 4) + 3 * 4 + 3 * (256 + 2 * 4);
+        check(&gather(256, true), &free, Unit::None, 0, bytes);
         let write = KernelConfig::MlaCacheWrite(MlaCacheWrite {
             latent: 128,
             rope: 32,

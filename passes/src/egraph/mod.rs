@@ -100,7 +100,7 @@ pub fn optimize(
     target: &Target,
     options: &Options,
 ) -> Result<(Module, Report), PassError> {
-    optimize_with(rules::in_use(), module, target, options)
+    optimize_with(rules::in_use(ranks(module)), module, target, options)
 }
 
 /// [`optimize`] with those of these rules that the options leave.
@@ -142,9 +142,14 @@ fn optimize_with(
     Ok((result, report))
 }
 
-/// The rules of builds that the options leave, read.
-fn compile(options: &Options) -> Result<Vec<Compiled>, PassError> {
-    compile_of(rules::in_use(), options)
+/// How many ranks a module is for.
+fn ranks(module: &Module) -> u64 {
+    module.mesh.map_or(1, |mesh| u64::from(mesh.ranks()))
+}
+
+/// The rules of builds of a module that the options leave, read.
+fn compile(module: &Module, options: &Options) -> Result<Vec<Compiled>, PassError> {
+    compile_of(rules::in_use(ranks(module)), options)
 }
 
 fn compile_of(

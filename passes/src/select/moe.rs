@@ -1,4 +1,4 @@
-//! Mixture of experts: `route`, `dispatch`, `combine`.
+//! Mixture of experts: `route`, `append_expert`, `dispatch`, `row_weights`, `combine` and its fused forms.
 //!
 //! `dispatch` becomes two kernels: `moe_plan` sorts the (token, slot) pairs by expert, `expand` copies rows. The
 //! plan depends on the chosen experts alone, so that all dispatches of one routing share it:
@@ -8,7 +8,9 @@
 //! x, row_token ── expand ──► rows
 //! ```
 
-use mcc_ir::kernel::{Combine, Expand, KernelConfig, MoePlan, Route};
+use mcc_ir::kernel::{
+    AppendExpert, Combine, Expand, KernelConfig, MoePlan, Normed, Route, RowWeights,
+};
 use mcc_ir::{DType, NodeId, Type, ValueId};
 
 use super::pool::Layouts;
@@ -82,17 +84,93 @@ impl Lowering<'_> {
         )
     }
 
-    /// `combine(y, slots, weights)`
-    pub(super) fn combine(&mut self, node: NodeId) -> Result<(), PassError> {
-        let mut args = vec![
-            self.whole(node, 0)?,
-            self.whole(node, 1)?,
-            self.whole(node, 2)?,
-        ];
-        let width = self.width(node, args[0].value)?;
-        let top_k = self.width(node, args[1].value)?;
+    /// `combine(y, slots, weights)`, `combine_sum(y, slots)`, `combine_add(y, slots, weights, r)`
+    pub(super) fn combine(
+        &mut self,
+        node: NodeId,
+        weighted: bool,
+        residual: bool,
+    ) -> Result<(), PassError> {
+        let (config, mut args) = self.combined(node, weighted, residual)?;
         args.extend(self.out_rows(node, 0)?);
-        self.launch(node, KernelConfig::Combine(Combine { width, top_k }), args)
+        self.launch(node, KernelConfig::Combine(config), args)
+    }
+
+    /// `combine_add_rms_norm_quantize(y, slots, weights, r, w)`
+    pub(super) fn combine_norm(&mut self, node: NodeId, eps: f32) -> Result<(), PassError> {
+        // The results are the sum, the norm and its codes.
+        let used = [0, 1, 2].map(|result| self.is_used(ValueId { node, result }));
+        let [emit_sum, emit_norm, emit_quant] = used;
+        if !emit_norm && !emit_quant {
+            return match emit_sum {
+                true => self.combine(node, true, true),
+                false => Ok(()),
+            };
+        }
+        let (mut config, mut args) = self.combined(node, true, true)?;
+        config.norm = Some(Normed {
+            eps,
+            emit_sum,
+            emit_norm,
+            emit_quant,
+        });
+        args.push(self.whole(node, 4)?);
+        for result in (0..3).filter(|result| used[*result]) {
+            args.extend(self.out_rows(node, result)?);
+        }
+        self.launch(node, KernelConfig::Combine(config), args)
+    }
+
+    /// A sum of expert rows that is written as it is, and what it reads.
+    fn combined(
+        &self,
+        node: NodeId,
+        weighted: bool,
+        residual: bool,
+    ) -> Result<(Combine, Vec<Arg>), PassError> {
+        let inputs = 2 + usize::from(weighted);
+        let mut args = (0..inputs)
+            .map(|operand| self.whole(node, operand))
+            .collect::<Result<Vec<Arg>, _>>()?;
+        if residual {
+            args.push(self.rows(node, inputs)?);
+        }
+        let config = Combine {
+            width: self.width(node, args[0].value)?,
+            top_k: self.width(node, args[1].value)?,
+            weighted,
+            residual,
+            norm: None,
+        };
+        Ok((config, args))
+    }
+
+    /// `row_weights(slots, weights)`
+    pub(super) fn row_weights(&mut self, node: NodeId) -> Result<(), PassError> {
+        let mut args = vec![self.whole(node, 0)?, self.whole(node, 1)?];
+        let top_k = self.width(node, args[0].value)?;
+        args.push(self.out(node, 0, Layouts::Dense)?);
+        self.launch(node, KernelConfig::RowWeights(RowWeights { top_k }), args)
+    }
+
+    /// `append_expert(experts, weights)`
+    pub(super) fn append_expert(
+        &mut self,
+        node: NodeId,
+        expert: u32,
+        weight: f32,
+    ) -> Result<(), PassError> {
+        let mut args = vec![self.whole(node, 0)?, self.whole(node, 1)?];
+        let top_k = self.width(node, args[0].value)?;
+        for result in 0..2 {
+            args.push(self.out(node, result, Layouts::Dense)?);
+        }
+        let config = AppendExpert {
+            top_k,
+            expert,
+            weight,
+        };
+        self.launch(node, KernelConfig::AppendExpert(config), args)
     }
 
     /// The plan of a routing: the one made before, or a new one when a result is an output of the entry.

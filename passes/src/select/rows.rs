@@ -1,10 +1,12 @@
-//! Row-wise kernels: gather, add, the norms, quantize, swiglu, rope, sample.
+//! Row-wise kernels: gather, add, scale_rows, the norms, quantize, swiglu, rope, sample.
 //!
 //! Leading axes merge into one, so that `[T, H, W]` runs as `T*H` rows. Results of a fused op that nothing reads
 //! are switched off in the config: the kernel then neither computes nor stores them.
 
-use mcc_ir::kernel::{Add, Gather, KernelConfig, Quantize, RmsNorm, Rope, Sample, Swiglu};
-use mcc_ir::{NodeId, Op, ValueId};
+use mcc_ir::kernel::{
+    Add, Gather, KernelConfig, Quantize, RmsNorm, Rope, Sample, ScaleRows, Swiglu,
+};
+use mcc_ir::{NodeId, Op, ScaleBlock, ValueId};
 
 use super::Lowering;
 use super::pool::Layouts;
@@ -14,15 +16,24 @@ use crate::error::PassError;
 impl Lowering<'_> {
     /// `gather(table, index)`
     pub(super) fn gather(&mut self, node: NodeId) -> Result<(), PassError> {
-        let table = self.graph.operands(node)[0];
-        if self.graph.ty(table).scale.is_some() {
-            let bf16 = "gather from the BF16 value, and quantise the rows taken";
-            return Err(self.unsupported(node, table, "no kernel gathers scales", bf16));
+        let mut args = vec![self.whole(node, 0)?];
+        let table = args[0].value;
+        let quant = match self.graph.ty(table).scale {
+            None => false,
+            Some(ScaleBlock::ACTIVATION) => true,
+            Some(_) => {
+                let why = "its rows share scales with other rows";
+                let bf16 = "gather from the BF16 value, and quantise the rows taken";
+                return Err(self.unsupported(node, table, why, bf16));
+            }
+        };
+        if quant {
+            args.push(self.scales(node, 0)?);
         }
-        let mut args = vec![self.whole(node, 0)?, self.whole(node, 1)?];
-        let width = self.width(node, args[0].value)?;
+        args.push(self.whole(node, 1)?);
+        let width = self.width(node, table)?;
         args.extend(self.out_rows(node, 0)?);
-        self.launch(node, KernelConfig::Gather(Gather { width }), args)
+        self.launch(node, KernelConfig::Gather(Gather { width, quant }), args)
     }
 
     /// `add(a, b)`
@@ -31,6 +42,22 @@ impl Lowering<'_> {
         let width = self.width(node, args[0].value)?;
         args.extend(self.out_rows(node, 0)?);
         self.launch(node, KernelConfig::Add(Add { width }), args)
+    }
+
+    /// `scale_rows(x, s)`
+    pub(super) fn scale_rows(&mut self, node: NodeId) -> Result<(), PassError> {
+        let mut args = vec![self.rows(node, 0)?];
+        let mut factors = self.whole(node, 1)?;
+        // One for each row, whatever axes the rows have.
+        if let [rows, _] = &args[0].view.shape[..]
+            && let Some(view) = view::reshape(&factors.view, std::slice::from_ref(rows))
+        {
+            factors.view = view;
+        }
+        args.push(factors);
+        let width = self.width(node, args[0].value)?;
+        args.extend(self.out_rows(node, 0)?);
+        self.launch(node, KernelConfig::ScaleRows(ScaleRows { width }), args)
     }
 
     /// `rms_norm(x, w)`, `rms_norm_quantize(x, w)`, `add_rms_norm(x, r, w)`, `add_rms_norm_quantize(x, r, w)`

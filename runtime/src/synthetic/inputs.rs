@@ -115,7 +115,7 @@ fn integers(
         let first = end.saturating_sub(elements);
         return ints(&|n| (first + n) % end);
     }
-    if let Some(rows) = bound(uses, "index", &["table"]) {
+    if let Some(rows) = bound(uses, "index", &["table", "table_codes"]) {
         return ints(&|n| random.bits(n) % rows.max(1));
     }
     if let Some(rows) = bound(uses, "row_token", &["x", "codes"]) {
@@ -135,7 +135,7 @@ fn integers(
     if let Some(rows) = capacity.filter_map(|used| used.extent(&["a"], 1)).min() {
         return ints(&|n| random.bits(n) % (rows + 1));
     }
-    if let Some(rows) = bound(uses, "slots", &["y"]) {
+    if let Some(rows) = bound(uses, "slots", &["y", "row_weights"]) {
         // Each row of the experts' results belongs to one token: the last of a shuffled deck.
         let mut deck: Vec<u64> = (0..rows.max(elements)).collect();
         for n in (1..deck.len() as u64).rev() {

@@ -1,12 +1,17 @@
 //! Routing: the gate, the plan, and the ways to the experts and back.
 
 use mcc_ir::eval::{Rng, Tensor};
-use mcc_ir::kernel::{Combine, Expand, KernelConfig, MoePlan, Route};
+use mcc_ir::kernel::{
+    AppendExpert, Combine, Expand, KernelConfig, MoePlan, Normed, Route, RowWeights,
+};
 use mcc_ir::op::Op;
 use mcc_ir::types::F32;
 
 use super::eval;
-use crate::harness::{Plane, all_planes, assert_same, assert_within, planes, run};
+use super::rows::{assert_close_quantised, quantized};
+use crate::harness::{
+    Plane, all_planes, assert_neighbours, assert_same, assert_within, planes, run,
+};
 
 /// Token `t`'s experts, distinct, as a gate would choose them.
 fn routing(rng: &mut Rng, tokens: usize, experts: usize, k: usize, pattern: &str) -> Tensor {
@@ -84,20 +89,130 @@ fn plan_expand_and_combine_are_exact_to_the_bit() {
             expand(true, &q, &eval(&dispatch, &[&q, &experts])[0]);
         }
 
-        let y = rng.bf16(&[k * t, width], 1.0).expect("sizes");
         let weights = rng.f32(&[t, k], 0.5).expect("sizes");
-        let want = eval(&Op::Combine, &[&y, &want[2], &weights]);
-        let config = KernelConfig::Combine(Combine {
+        let slots = &want[2];
+        let want = eval(&Op::RowWeights, &[slots, &weights]);
+        let config = KernelConfig::RowWeights(RowWeights { top_k: k as u32 });
+        let got = run(&config, &[("T", t)], all_planes(&[slots, &weights]), seed);
+        assert_same(&case, "row weights", &got[0], &planes(&want[0])[0]);
+
+        let y = rng.bf16(&[k * t, width], 1.0).expect("sizes");
+        let r = rng.bf16(&[t, width], 1.0).expect("sizes");
+        let combine = |weighted, residual| Combine {
             width: width as u32,
             top_k: k as u32,
-        });
-        let inputs = vec![
-            planes(&y)[0].clone(),
-            plan[1].clone(),
-            planes(&weights)[0].clone(),
+            weighted,
+            residual,
+            norm: None,
+        };
+        let forms: [(Op, Combine, &[&Tensor]); 3] = [
+            (Op::Combine, combine(true, false), &[&y, slots, &weights]),
+            (Op::CombineSum, combine(false, false), &[&y, slots]),
+            (
+                Op::CombineAdd,
+                combine(true, true),
+                &[&y, slots, &weights, &r],
+            ),
         ];
-        let got = run(&config, &[("T", t)], inputs, seed);
-        assert_same(&case, "out", &got[0], &planes(&want[0])[0]);
+        for (op, config, operands) in forms {
+            let want = eval(&op, operands);
+            let config = KernelConfig::Combine(config);
+            let got = run(&config, &[("T", t)], all_planes(operands), seed);
+            assert_same(&case, op.mnemonic(), &got[0], &planes(&want[0])[0]);
+        }
+    }
+}
+
+/// The sum is exact; behind it is the norm of `rms_norm`, with its bound (`rows.rs`).
+#[test]
+fn a_combined_sum_is_normed_as_rows_are() {
+    // tokens, top_k, width, which of sum, norm and codes are written
+    let cases = [
+        (1, 2, 128, [true, true, true]),
+        (7, 8, 256, [true, false, true]),
+        (3, 1, 200, [false, true, false]),
+        (5, 4, 7168, [false, false, true]),
+        (4, 3, 2304, [true, true, false]),
+    ];
+    for (i, (t, k, width, [emit_sum, emit_norm, emit_quant])) in cases.into_iter().enumerate() {
+        let seed = 560 + i as u64;
+        let mut rng = Rng::new(seed);
+        let eps = 1e-6;
+        let config = Combine {
+            width: width as u32,
+            top_k: k as u32,
+            weighted: true,
+            residual: true,
+            norm: Some(Normed {
+                eps,
+                emit_sum,
+                emit_norm,
+                emit_quant,
+            }),
+        };
+        let case = format!("{t} tokens, {config:?}, seed {seed}");
+        let y = rng.bf16(&[k * t, width], 1.0).expect("sizes");
+        let mut slots: Vec<i32> = (0..(k * t) as i32).collect();
+        shuffle(&mut rng, &mut slots);
+        let slots = Tensor::i32(&[t, k], slots).expect("sizes");
+        let weights = rng.f32(&[t, k], 0.5).expect("sizes");
+        let r = rng.bf16(&[t, width], 1.0).expect("sizes");
+        let w = rng.bf16(&[width], 1.0).expect("sizes");
+        let operands = [&y, &slots, &weights, &r, &w];
+        let op = Op::CombineAddRmsNormQuantize {
+            eps: F32::from(eps),
+        };
+        let want = eval(&op, &operands);
+        let got = run(
+            &KernelConfig::Combine(config),
+            &[("T", t)],
+            all_planes(&operands),
+            seed,
+        );
+        let mut got = got.into_iter();
+        let mut next = || got.next().expect("one for each written operand");
+        if emit_sum {
+            assert_same(&case, "sum", &next(), &planes(&want[0])[0]);
+        }
+        let norm = emit_norm.then(&mut next);
+        if let Some(norm) = &norm {
+            assert_neighbours(&case, "norm", norm, &planes(&want[1])[0]);
+        }
+        if emit_quant {
+            let quant = [next(), next()];
+            if let Some(norm) = &norm {
+                let own = quantized(norm, t, width);
+                assert_same(&case, "codes", &quant[0], &own[0]);
+                assert_same(&case, "scales", &quant[1], &own[1]);
+            }
+            assert_close_quantised(&case, &quant, &planes(&want[2]));
+        }
+    }
+}
+
+#[test]
+fn an_appended_expert_is_the_last_of_every_token() {
+    for (seed, (t, k)) in [(1, 1), (3, 8), (130, 2), (64, 3)].into_iter().enumerate() {
+        let mut rng = Rng::new(570 + seed as u64);
+        let experts = rng.i32(&[t, k], 16).expect("sizes");
+        let weights = rng.f32(&[t, k], 0.5).expect("sizes");
+        let (expert, weight) = (16, 1.25);
+        let op = Op::AppendExpert {
+            expert,
+            weight: F32::from(weight),
+        };
+        let want = eval(&op, &[&experts, &weights]);
+        let config = KernelConfig::AppendExpert(AppendExpert {
+            top_k: k as u32,
+            expert,
+            weight,
+        });
+        let inputs = all_planes(&[&experts, &weights]);
+        let got = run(&config, &[("T", t)], inputs, seed as u64);
+        let case = format!("{t} tokens, {k} experts");
+        for ((got, want), what) in got.iter().zip(&want).zip(["experts", "weights"]) {
+            assert_same(&case, what, got, &planes(want)[0]);
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Row-wise families: quantize, add, gather, swiglu, norms, rotary embedding, cache write.
 
 use mcc_ir::eval::{Rng, Tensor};
-use mcc_ir::kernel::{Add, Gather, KernelConfig, MlaCacheWrite, Quantize, RmsNorm, Rope, Swiglu};
+use mcc_ir::kernel::{
+    Add, Gather, KernelConfig, MlaCacheWrite, Quantize, RmsNorm, Rope, ScaleRows, Swiglu,
+};
 use mcc_ir::numerics::{bf16_value, e4m3_value, rope_table};
 use mcc_ir::op::Op;
 use mcc_ir::types::F32;
@@ -38,7 +40,7 @@ fn ordinary(rng: &mut Rng, m: usize, width: usize) -> Tensor {
 }
 
 /// The quantisation of a kernel's own BF16 result.
-fn quantized(values: &Plane, m: usize, width: usize) -> Vec<Plane> {
+pub(super) fn quantized(values: &Plane, m: usize, width: usize) -> Vec<Plane> {
     planes(&Tensor::quantized(&[m, width], &values.floats()).expect("sizes"))
 }
 
@@ -60,7 +62,7 @@ fn quantize_is_exact_to_the_bit() {
 }
 
 #[test]
-fn add_and_gather_are_exact_to_the_bit() {
+fn add_gather_and_scale_rows_are_exact_to_the_bit() {
     for (seed, width) in WIDTHS.into_iter().enumerate() {
         let mut rng = Rng::new(10 + seed as u64);
         let m = 1 + rng.below(9);
@@ -77,16 +79,35 @@ fn add_and_gather_are_exact_to_the_bit() {
         let table = rows(&mut rng, n, width);
         let index = i32s((0..m).map(|_| rng.below(n) as i32));
         let want = planes(&eval(&Op::Gather, &[&table, &index])[0]);
-        let config = KernelConfig::Gather(Gather {
+        let gather = |table: &Tensor, quant| {
+            let config = KernelConfig::Gather(Gather {
+                width: width as u32,
+                quant,
+            });
+            let inputs = all_planes(&[table, &index]);
+            run(&config, &[("N", n), ("R", m)], inputs, seed as u64)
+        };
+        assert_same(&case, "rows", &gather(&table, false)[0], &want[0]);
+        if width % 16 == 0 {
+            let table = rng.activation(&[n, width], 1.0).expect("sizes");
+            let want = planes(&eval(&Op::Gather, &[&table, &index])[0]);
+            let got = gather(&table, true);
+            assert_same(&case, "codes", &got[0], &want[0]);
+            assert_same(&case, "scales", &got[1], &want[1]);
+        }
+
+        let factors = rng.f32(&[m], 0.5).expect("sizes");
+        let want = planes(&eval(&Op::ScaleRows, &[&a, &factors])[0]);
+        let config = KernelConfig::ScaleRows(ScaleRows {
             width: width as u32,
         });
         let got = run(
             &config,
-            &[("N", n), ("R", m)],
-            all_planes(&[&table, &index]),
+            &[("M", m)],
+            all_planes(&[&a, &factors]),
             seed as u64,
         );
-        assert_same(&case, "rows", &got[0], &want[0]);
+        assert_same(&case, "scaled", &got[0], &want[0]);
     }
 }
 
@@ -127,7 +148,7 @@ fn swiglu_rounds_to_the_same_or_a_neighbour() {
 /// The largest value of a group may be a neighbour, so scales differ by at most 2^-7 of themselves. A code's
 /// argument then differs by at most 2^-7 from its value and 2^-7 from its scale, together below 2^-6, a quarter
 /// of the smallest E4M3 step of 2^-4: the codes are equal or neighbours.
-fn assert_close_quantised(case: &str, got: &[Plane], want: &[Plane]) {
+pub(super) fn assert_close_quantised(case: &str, got: &[Plane], want: &[Plane]) {
     let (got_scales, want_scales) = (got[1].floats(), want[1].floats());
     assert_within(case, "scales", &got_scales, &want_scales, |_, w| {
         2f64.powi(-7) * w.abs()

@@ -176,7 +176,7 @@ pub fn explain(
     let asked = question.why_not.as_deref();
     let asked = asked.map(why_not::rule).transpose()?;
     names::check(module, &options.without)?;
-    let rules = compile(options)?;
+    let rules = compile(module, options)?;
     let mut folded = Folded::default();
     let mut entries = Vec::new();
     let wanted = |entry: &&Graph| {

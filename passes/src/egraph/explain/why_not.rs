@@ -101,7 +101,7 @@ pub(super) fn answer(
         } else if !options.classes.contains(&rule.class) {
             format!("rules that are {} are not in use", rule.class)
         } else {
-            "no kernel computes what it makes".to_owned()
+            "it is used on one rank only".to_owned()
         });
     }
     let compiled = Compiled::new(rule)?;

@@ -107,24 +107,19 @@ pub(super) fn all() -> impl Iterator<Item = &'static Rule> {
     sets().flat_map(|(_, rules)| rules)
 }
 
-/// Rules whose right sides have an op that no kernel computes. Builds leave them out: what extraction chose could not
-/// be built. A rule is taken out of this list when code generation has its kernel.
-const WITHOUT_KERNELS: &[&str] = &[
-    // A gather of codes and scales.
-    "quantize-gather",
-    // `row_weights` and `combine_sum`.
+/// Rules that make of `dispatch` and `combine` what only one rank's kernels compute: between ranks these are exchanges of
+/// rows, which have no such forms.
+const ON_ONE_RANK: &[&str] = &[
     "weigh-before-down",
-    // `append_expert`.
     "shared-as-routed",
-    // `combine_add`, `combine_add_rms_norm_quantize`.
     "combine-add",
     "add-combine",
     "combine-add-norm-quantize",
 ];
 
-/// The rules of [`all`] whose right sides have kernels.
-pub(super) fn in_use() -> impl Iterator<Item = &'static Rule> {
-    all().filter(|rule| !WITHOUT_KERNELS.contains(&rule.name))
+/// The rules that builds for so many ranks use.
+pub(super) fn in_use(ranks: u64) -> impl Iterator<Item = &'static Rule> {
+    all().filter(move |rule| ranks == 1 || !ON_ONE_RANK.contains(&rule.name))
 }
 
 /// Writes a rule table: the equation as a doc comment, then `"name" Class "left" => "right", .. if condition;`, with `both` behind the class where the
@@ -360,19 +355,19 @@ mod tests {
              the two together, and `MCC_BLESS=1 cargo test -p mcc-passes` writes this page anew. \
              [add-a-rule.md](add-a-rule.md) says how a rule is written and proven.\n\n*Exact* rules change no bit. \
              *Reassociating* ones change the order of sums, *rounding* ones where values are rounded: they are used \
-             where the author allows it (`allow` in the text form, `Freedom` in the DSL). A rule that builds leave out \
-             has an op on its right side that no kernel computes yet.\n",
+             where the author allows it (`allow` in the text form, `Freedom` in the DSL). Rules *on one rank* are left out \
+             of builds for a mesh of several.\n",
         );
         for (set, rules) in &SETS {
             write!(page, "\n## {set}\n").unwrap();
             for rule in *rules {
                 let class = format!("{:?}", rule.class).to_lowercase();
-                let out = if WITHOUT_KERNELS.contains(&rule.name) {
-                    ", not in builds"
+                let where_used = if ON_ONE_RANK.contains(&rule.name) {
+                    ", on one rank"
                 } else {
                     ""
                 };
-                write!(page, "\n### {}\n\n*{class}{out}*.", rule.name).unwrap();
+                write!(page, "\n### {}\n\n*{class}{where_used}*.", rule.name).unwrap();
                 for line in rule.doc.lines() {
                     write!(page, " {}", line.trim().replace('*', "\\*")).unwrap();
                 }
@@ -411,11 +406,12 @@ mod tests {
     }
 
     #[test]
-    fn rules_left_out_of_builds_exist() {
-        for name in WITHOUT_KERNELS {
+    fn rules_of_one_rank_exist() {
+        for name in ON_ONE_RANK {
             assert!(all().any(|rule| rule.name == *name), "no rule `{name}`");
         }
-        assert_eq!(in_use().count() + WITHOUT_KERNELS.len(), all().count());
+        assert_eq!(in_use(1).count(), all().count());
+        assert_eq!(in_use(2).count() + ON_ONE_RANK.len(), all().count());
     }
 
     #[test]

@@ -124,6 +124,48 @@ pub enum ConfigError {
 const MAX_SIZE: u64 = 1 << 20;
 
 impl Config {
+    /// The published model of 671 billion parameters (`deepseek-ai/DeepSeek-V3`, `config.json`).
+    #[must_use]
+    pub fn v3(limits: Limits) -> Config {
+        Config {
+            name: "deepseek-v3".to_owned(),
+            vocab_size: 129_280,
+            hidden_size: 7168,
+            num_hidden_layers: 61,
+            rms_norm_eps: 1e-6,
+            tie_word_embeddings: false,
+            fp8_weights: true,
+            promote: None,
+            num_attention_heads: 128,
+            q_lora_rank: Some(1536),
+            kv_lora_rank: 512,
+            qk_nope_head_dim: 128,
+            qk_rope_head_dim: 64,
+            v_head_dim: 128,
+            rope_theta: 10_000.0,
+            yarn: Some(Yarn {
+                factor: 40.0,
+                original: 4096.0,
+                beta_fast: 32.0,
+                beta_slow: 1.0,
+                mscale: 1.0,
+                mscale_all_dim: 1.0,
+            }),
+            intermediate_size: 18_432,
+            first_k_dense_replace: 3,
+            moe_layer_freq: 1,
+            n_routed_experts: 256,
+            n_shared_experts: 1,
+            moe_intermediate_size: 2048,
+            num_experts_per_tok: 8,
+            n_group: 8,
+            topk_group: 4,
+            routed_scaling_factor: 2.5,
+            norm_topk_prob: true,
+            limits,
+        }
+    }
+
     /// Softmax scale of attention with the YaRN correction (`docs/model.md`, "RoPE and YaRN").
     pub fn softmax_scale(&self) -> f32 {
         softmax_scale(

@@ -48,29 +48,10 @@ fn tiny() -> Config {
 }
 
 fn published() -> Config {
-    Config {
-        name: "deepseek-v3".into(),
-        vocab_size: 129_280,
-        hidden_size: 7168,
-        num_hidden_layers: 61,
-        num_attention_heads: 128,
-        q_lora_rank: Some(1536),
-        kv_lora_rank: 512,
-        qk_nope_head_dim: 128,
-        v_head_dim: 128,
-        intermediate_size: 18_432,
-        first_k_dense_replace: 3,
-        n_routed_experts: 256,
-        moe_intermediate_size: 2048,
-        num_experts_per_tok: 8,
-        n_group: 8,
-        topk_group: 4,
-        limits: Limits {
-            max_step_tokens: 4096,
-            max_context: 16_384,
-        },
-        ..tiny()
-    }
+    Config::v3(Limits {
+        max_step_tokens: 4096,
+        max_context: 16_384,
+    })
 }
 
 fn compiled(config: &Config) -> Lowered {

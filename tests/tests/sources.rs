@@ -7,7 +7,6 @@ use mcc::import::LimitOptions;
 use mcc::source::{self, Source};
 use mcc::stages::{self, BuildOptions, Built, Emit};
 use mcc_bundle::TokenizerInfo;
-use mcc_dsl::Yarn;
 use mcc_dsl::models::deepseek_v3::{Config, Limits, deepseek_v3};
 use mcc_ir::Module;
 use mcc_ir::kernel::KernelConfig;
@@ -33,45 +32,14 @@ pub fn published(layers: u64) -> Module {
 
 /// The same with FP8 or BF16 weights.
 fn published_in(layers: u64, fp8_weights: bool) -> Module {
+    let limits = Limits {
+        max_step_tokens: 4096,
+        max_context: 163_840,
+    };
     let config = Config {
-        name: "deepseek-v3".to_owned(),
-        vocab_size: 129_280,
-        hidden_size: 7168,
         num_hidden_layers: layers,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: false,
         fp8_weights,
-        promote: None,
-        num_attention_heads: 128,
-        q_lora_rank: Some(1536),
-        kv_lora_rank: 512,
-        qk_nope_head_dim: 128,
-        qk_rope_head_dim: 64,
-        v_head_dim: 128,
-        rope_theta: 10000.0,
-        yarn: Some(Yarn {
-            factor: 40.0,
-            original: 4096.0,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-            mscale: 1.0,
-            mscale_all_dim: 1.0,
-        }),
-        intermediate_size: 18432,
-        first_k_dense_replace: 3,
-        moe_layer_freq: 1,
-        n_routed_experts: 256,
-        n_shared_experts: 1,
-        moe_intermediate_size: 2048,
-        num_experts_per_tok: 8,
-        n_group: 8,
-        topk_group: 4,
-        routed_scaling_factor: 2.5,
-        norm_topk_prob: true,
-        limits: Limits {
-            max_step_tokens: 4096,
-            max_context: 163_840,
-        },
+        ..Config::v3(limits)
     };
     deepseek_v3(&config).unwrap_or_else(|e| panic!("{e}"))
 }

@@ -4,53 +4,17 @@ use std::process::Command;
 
 use mcc_dsl::models::deepseek_v3::{Config, Limits, deepseek_v3};
 use mcc_dsl::{
-    DType, Dim, Freedom, Model, Module, NO_PROMOTION, Product, Yarn, bf16, f32, fp8_weight, i32,
-    layers, stack, tensor,
+    DType, Dim, Freedom, Model, Module, NO_PROMOTION, Product, bf16, f32, fp8_weight, i32, layers,
+    stack, tensor,
 };
 use mcc_ir::{ParamSource, parse};
 
 /// The published DeepSeek-V3 671B.
 fn v3() -> Config {
-    Config {
-        name: "deepseek-v3".to_owned(),
-        vocab_size: 129_280,
-        hidden_size: 7168,
-        num_hidden_layers: 61,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: false,
-        fp8_weights: true,
-        promote: None,
-        num_attention_heads: 128,
-        q_lora_rank: Some(1536),
-        kv_lora_rank: 512,
-        qk_nope_head_dim: 128,
-        qk_rope_head_dim: 64,
-        v_head_dim: 128,
-        rope_theta: 10000.0,
-        yarn: Some(Yarn {
-            factor: 40.0,
-            original: 4096.0,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-            mscale: 1.0,
-            mscale_all_dim: 1.0,
-        }),
-        intermediate_size: 18432,
-        first_k_dense_replace: 3,
-        moe_layer_freq: 1,
-        n_routed_experts: 256,
-        n_shared_experts: 1,
-        moe_intermediate_size: 2048,
-        num_experts_per_tok: 8,
-        n_group: 8,
-        topk_group: 4,
-        routed_scaling_factor: 2.5,
-        norm_topk_prob: true,
-        limits: Limits {
-            max_step_tokens: 4096,
-            max_context: 163_840,
-        },
-    }
+    Config::v3(Limits {
+        max_step_tokens: 4096,
+        max_context: 163_840,
+    })
 }
 
 /// V3 with few layers and experts, so that text stays small.
@@ -80,7 +44,9 @@ fn elements(module: &Module, keep: impl Fn(&str) -> bool) -> u64 {
 fn sources(source: &ParamSource, names: &mut Vec<String>) {
     match source {
         ParamSource::Tensor(name) => names.push(name.clone()),
-        ParamSource::Concat(parts) | ParamSource::Stack(parts) => {
+        ParamSource::Concat(parts)
+        | ParamSource::Stack(parts)
+        | ParamSource::Experts { parts, .. } => {
             parts.iter().for_each(|part| sources(part, names));
         }
         ParamSource::Dequant(inner) | ParamSource::Transpose(inner) => sources(inner, names),

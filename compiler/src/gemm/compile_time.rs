@@ -268,7 +268,9 @@ pub fn table(measured: &Measured, triton: Option<&Triton>) -> String {
         "to PTX by stage, shortest of the runs, mean over the kernels; the code generator starts in {:.0} ms\n",
         measured.start_s * 1e3
     ));
-    for (stage, seconds) in &measured.stages {
+    // Stages that did nothing: texts on the way are printed for those who ask for them.
+    let shown = |seconds: f64| seconds / count * 1e3 >= 0.05;
+    for (stage, seconds) in measured.stages.iter().filter(|(_, s)| shown(*s)) {
         text.push_str(&format!(
             "  {stage:14} {:>6.1} ms {:>3.0} %\n",
             seconds / count * 1e3,

@@ -5,7 +5,7 @@
 
 use mcc_bundle::{Bundle, TokenizerInfo};
 use mcc_codegen::{Codegen, KernelCode};
-use mcc_ir::kernel::{Extent, KernelConfig, Layout, OperandSpec};
+use mcc_ir::kernel::{Extent, KernelConfig, OperandSpec};
 use mcc_ir::module::DimDecl;
 use mcc_ir::program::{
     Buffer, BufferId, BufferKind, Entry, Kernel, KernelId, Port, Program, Step, View,
@@ -87,33 +87,13 @@ impl Operand {
                 .find(|(n, _)| *n == name)
                 .map_or(0, |(_, v)| *v)
         };
-        let extents: Vec<usize> = spec
-            .extents
-            .iter()
-            .map(|e| match *e {
-                Extent::Fixed(n) => n as usize,
-                Extent::Free(name) => value(name) as usize,
-                Extent::Times(factor, name) => (factor * value(name)) as usize,
-            })
-            .collect();
-        let unit = 16 / spec.decl.dtype.bytes() as usize;
-        let mut strides = vec![1; extents.len()];
-        let mut order: Vec<usize> = (0..extents.len()).rev().collect();
-        if spec.layout == Layout::Scales {
-            // Rows are innermost.
-            order.swap(0, 1);
-        }
-        for pair in order.windows(2) {
-            let size = strides[pair[0]] * extents[pair[0]];
-            strides[pair[1]] = match spec.layout {
-                Layout::Dense => size,
-                Layout::Rows | Layout::Scales => size.next_multiple_of(unit),
-            };
-        }
+        let extents = spec.extents_with(value);
+        let strides = spec.tight_strides(&extents);
+        let usizes = |of: Vec<u64>| of.into_iter().map(|n| n as usize).collect();
         Self {
             spec,
-            extents,
-            strides,
+            extents: usizes(extents),
+            strides: usizes(strides),
         }
     }
 

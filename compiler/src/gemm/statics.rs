@@ -13,9 +13,8 @@
 //! four blocks: what is counted there is the beginning and the end of the loop.
 
 use mcc_codegen::{Codegen, KernelCode};
-use mcc_ir::kernel::{Epilogue, GemmForm, GemmTile, KernelConfig, NO_PROMOTION};
+use mcc_ir::kernel::{Epilogue, GemmForm, GemmTile, KernelConfig, NO_PROMOTION, scale_spans};
 use mcc_ir::program::Kernel;
-use mcc_passes::heuristics::gemm::candidates::spans;
 use serde::Serialize;
 
 use super::sass::{Class, Listing, Loop};
@@ -198,7 +197,7 @@ impl Shape {
                 k_blocks: k_blocks(c.form, c.k.div_ceil(128), c.tile),
                 spans: match (c.form, c.epilogue) {
                     (GemmForm::KGrouped { .. }, _) | (_, Epilogue::SwigluQuantize { .. }) => 1,
-                    _ => spans(c.n.into(), c.tile.n.into()),
+                    _ => scale_spans(c.n.into(), c.tile.n.into()),
                 },
             }),
             KernelConfig::GemmBf16(c) => Some(Self {

@@ -6,7 +6,7 @@
 
 use mcc_bundle::{Bundle, TokenizerInfo};
 use mcc_codegen::Codegen;
-use mcc_ir::kernel::{Extent, GemmForm, Layout, OperandSpec};
+use mcc_ir::kernel::{GemmForm, OperandSpec};
 use mcc_ir::program::{
     Buffer, BufferId, BufferKind, Entry, Kernel, KernelId, Port, Program, Step, View,
 };
@@ -186,29 +186,8 @@ fn layout(problem: &GemmProblem, spec: &OperandSpec) -> (Vec<u64>, Vec<u64>) {
         ("KB", _) => problem.k.div_ceil(128),
         _ => problem.k,
     };
-    let shape: Vec<u64> = spec
-        .extents
-        .iter()
-        .map(|extent| match *extent {
-            Extent::Fixed(n) => n,
-            Extent::Free(name) => value(name),
-            Extent::Times(factor, name) => factor * value(name),
-        })
-        .collect();
-    // Strides other than the innermost are multiples of 16 bytes where TMA reads.
-    let unit = match spec.layout {
-        Layout::Dense => 1,
-        Layout::Rows | Layout::Scales => 16 / spec.decl.dtype.bytes(),
-    };
-    let mut order: Vec<usize> = (0..shape.len()).rev().collect();
-    if spec.layout == Layout::Scales {
-        // Rows are innermost.
-        order.swap(0, 1);
-    }
-    let mut strides = vec![1; shape.len()];
-    for pair in order.windows(2) {
-        strides[pair[1]] = (strides[pair[0]] * shape[pair[0]]).next_multiple_of(unit);
-    }
+    let shape = spec.extents_with(value);
+    let strides = spec.tight_strides(&shape);
     (shape, strides)
 }
 

@@ -12,7 +12,7 @@
 //! ```
 
 use mcc_ir::kernel::{
-    Epilogue, GemmBf16, GemmForm, GemmFp8, GemmTile, KernelConfig, NO_PROMOTION, Share,
+    Epilogue, GemmBf16, GemmForm, GemmFp8, GemmTile, KernelConfig, NO_PROMOTION, Share, scale_spans,
 };
 use mcc_ir::program::{Expr, MapAxes, Param};
 use mcc_ir::types::DType;
@@ -441,12 +441,9 @@ impl Plan {
         if self.waves_q == 2 {
             return 2;
         }
-        let t = self.tile.n;
-        (0..self.n_tiles().min(SCALE_BLOCK))
-            .map(|i| (i * t % SCALE_BLOCK + t).div_ceil(SCALE_BLOCK))
-            .max()
-            // LLVM reads three words as four.
-            .map_or(1, |spans| if spans == 3 { 4 } else { spans })
+        let spans = scale_spans(self.n.into(), self.tile.n.into());
+        // LLVM reads three words as four.
+        u32::try_from(if spans == 3 { 4 } else { spans }).unwrap_or(u32::MAX)
     }
 
     /// Rows and bytes a row of a warpgroup's piece of D.

@@ -9,7 +9,7 @@
 //! swapped   D^T = B A^T      wgmma's 64 rows are columns of D: 64, 128; its N, from 8 on, are rows of D
 //! ```
 
-use mcc_ir::kernel::{Epilogue, GemmForm, GemmTile, NO_PROMOTION, Share};
+use mcc_ir::kernel::{Epilogue, GemmForm, GemmTile, NO_PROMOTION, Share, scale_spans};
 use mcc_ir::types::DType;
 
 use super::GemmProblem;
@@ -31,8 +31,6 @@ const SWIGLU_COLUMNS: u32 = 128;
 const SMEM_OVERHEAD: u64 = 1024;
 /// The swizzle pattern repeats after so many bytes, so that tiles start at multiples of it.
 const SWIZZLE_ATOM: u64 = 1024;
-/// Rows of B that share a scale.
-const SCALE_ROWS: u64 = 128;
 /// Threads of a warpgroup.
 const WARPGROUP: u64 = 128;
 /// TMA writes at multiples of so many bytes.
@@ -205,17 +203,7 @@ fn scale_blocks(problem: &GemmProblem, tile: GemmTile) -> u64 {
     if matches!(problem.epilogue, Epilogue::SwigluQuantize { .. }) {
         return 2;
     }
-    spans(problem.n, tile.n.into())
-}
-
-/// Blocks of B's scales that tiles of `tile` of the `n` columns lie across at most.
-#[must_use]
-pub fn spans(n: u64, tile: u64) -> u64 {
-    // First columns of tiles repeat within the scale's rows after so many tiles at most.
-    (0..n.div_ceil(tile).min(SCALE_ROWS))
-        .map(|i| (i * tile % SCALE_ROWS + tile).div_ceil(SCALE_ROWS))
-        .max()
-        .unwrap_or(1)
+    scale_spans(problem.n, tile.n.into())
 }
 
 /// Shared memory beside the ring: the product on its way out, the residual on its way in, partial products of a split

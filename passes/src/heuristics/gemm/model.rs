@@ -20,16 +20,22 @@
 //! A consumer alone adds promotion to tensor time (chain); two hide it from each other until tensor cores or
 //! schedulers are full (arXiv 2412.19437, section 3.3.2).
 
-use mcc_ir::kernel::{Epilogue, GemmForm, GemmTile, Share};
-use mcc_ir::types::DType;
+mod cycles;
+mod traffic;
+mod work;
+
+use mcc_ir::kernel::{GemmTile, Share};
 use serde::{Deserialize, Serialize};
 
 use super::GemmProblem;
 use super::candidates::{
-    MAX_STAGES, RASTERS, STAGE_K_BYTES, Shape, WGMMA_ROWS, accepted, fixed_bytes, stage_bytes,
-    whole_turns,
+    MAX_STAGES, RASTERS, Shape, accepted, fixed_bytes, stage_bytes, whole_turns,
 };
 use crate::target::Target;
+use cycles::{Cycles, split_cycles};
+pub(super) use traffic::least_bytes;
+use traffic::{hbm_bytes, keeps};
+use work::Work;
 
 /// Figures of the model that no data sheet has. Measured times correct them ([`super::calibrate`]); until then each
 /// is what its comment says.
@@ -330,316 +336,11 @@ fn time(amount: u64, rate: u64, target: &Target) -> u64 {
     u64::try_from(cycles.div_ceil(u128::from(rate.max(1)))).unwrap_or(u64::MAX)
 }
 
-/// Every operand once, the product once; grouped weights only of groups that have rows.
-pub(super) fn least_bytes(problem: &GemmProblem) -> u64 {
-    let rows = problem.rows.max(1);
-    let traffic = Traffic::of(problem);
-    let (rows, products) = match problem.form {
-        GemmForm::Grouped { groups } | GemmForm::Masked { groups } => {
-            (rows, u64::from(groups).clamp(1, rows))
-        }
-        GemmForm::KGrouped { groups: count } | GemmForm::Batched { heads: count } => {
-            (rows * u64::from(count), u64::from(count))
-        }
-        GemmForm::Dense => (rows, 1),
-    };
-    traffic.a(rows) + products * traffic.product_b + rows * traffic.row_out
-}
-
-fn keeps(target: &Target, params: &Params) -> u64 {
-    target.l2_bytes / 100 * params.l2_keep_percent
-}
-
-/// Tiles of a launch, who works them off, and what they move.
-struct Work {
-    /// Rows of all products.
-    rows: u64,
-    /// Products with an own B: heads, groups that have rows.
-    products: u64,
-    /// Row tiles of all products; of a cluster along M with those that are there for the pair only.
-    row_tiles: u64,
-    column_tiles: u64,
-    tiles: u64,
-    waves: u64,
-    busy_sms: u64,
-    /// From the L2 for a K block.
-    block_bytes: u64,
-    /// To the L2 (and from it, where the product is added to) for a tile.
-    tile_bytes: u64,
-    /// Every operand once, the product once.
-    least_bytes: u64,
-}
-
-impl Work {
-    fn of(problem: &GemmProblem, tile: GemmTile, target: &Target, spread: Spread<'_>) -> Self {
-        let m = u64::from(tile.m);
-        let pair = if tile.share == Share::B { 2 } else { 1 };
-        let tiles_of = |rows: u64| rows.div_ceil(m).next_multiple_of(pair);
-        let (rows, products, row_tiles) = match (problem.form, spread) {
-            (GemmForm::Grouped { .. } | GemmForm::Masked { .. }, Spread::Groups(groups)) => (
-                groups.iter().sum(),
-                groups.iter().filter(|rows| **rows > 0).count() as u64,
-                groups.iter().map(|&rows| tiles_of(rows)).sum(),
-            ),
-            (GemmForm::Grouped { groups } | GemmForm::Masked { groups }, _) => {
-                let rows = problem.rows.max(1);
-                let busy = u64::from(groups).clamp(1, rows);
-                let mean = rows.div_ceil(busy);
-                let off = match spread {
-                    Spread::Random if groups > 1 => mean.isqrt().min(mean - 1),
-                    _ => 0,
-                };
-                let above = busy / 2;
-                let tiles = above * tiles_of(mean + off) + (busy - above) * tiles_of(mean - off);
-                (rows, busy, tiles)
-            }
-            (GemmForm::KGrouped { groups: count } | GemmForm::Batched { heads: count }, _) => {
-                let (rows, count) = (problem.rows.max(1), u64::from(count).max(1));
-                (rows * count, count, count * tiles_of(rows))
-            }
-            (GemmForm::Dense, _) => {
-                let rows = problem.rows.max(1);
-                (rows, 1, tiles_of(rows))
-            }
-        };
-        let column_tiles = problem.n.div_ceil(tile.n.into());
-        let tiles = row_tiles * column_tiles;
-        let sms = u64::from(target.sms).max(1);
-        let (waves, busy_sms) = if tile.split_k > 1 {
-            let clusters = clusters(sms, tile.split_k.into());
-            let split = u64::from(tile.split_k);
-            (tiles.div_ceil(clusters), tiles.min(clusters) * split)
-        } else if tile.share == Share::None {
-            (tiles.div_ceil(sms), tiles.min(sms))
-        } else {
-            let clusters = clusters(sms, 2);
-            let pairs = tiles.div_ceil(2);
-            (pairs.div_ceil(clusters), pairs.min(clusters) * 2)
-        };
-
-        // Rows of a tile that lie outside of the tensor are not read.
-        let mean_rows = rows.div_ceil(row_tiles.max(1)).min(m);
-        let (mut a, mut b) = (mean_rows * STAGE_K_BYTES, u64::from(tile.n) * STAGE_K_BYTES);
-        match tile.share {
-            Share::None => {}
-            Share::A => a = a.div_ceil(2),
-            Share::B => b = b.div_ceil(2),
-        }
-        let scales = if problem.input == DType::E4M3 {
-            mean_rows * DType::F32.bytes()
-        } else {
-            0
-        };
-        let traffic = Traffic::of(problem);
-        let d = rows * traffic.row_out;
-        Self {
-            rows,
-            products,
-            row_tiles,
-            column_tiles,
-            tiles,
-            waves,
-            busy_sms,
-            block_bytes: a + b + scales,
-            tile_bytes: mean_rows * u64::from(tile.n) * traffic.row_out / problem.n.max(1),
-            least_bytes: traffic.a(rows) + products * traffic.product_b + d,
-        }
-    }
-}
-
-/// Clusters of that many blocks that run at once. SMs come in groups (GPCs) of 16 or 18, and a cluster does not
-/// leave its group; 132 SMs are taken as eight groups of 16, and two SMs in some.
-fn clusters(sms: u64, blocks: u64) -> u64 {
-    const GPC: u64 = 16;
-    if blocks <= 2 {
-        return (sms / blocks.max(1)).max(1);
-    }
-    (sms / GPC * (GPC / blocks)).max(1)
-}
-
-/// Bytes of operands and product.
-struct Traffic {
-    /// A row of A.
-    row_a: u64,
-    /// B of one product.
-    product_b: u64,
-    /// A row of the product: written, and read where it is added to.
-    row_out: u64,
-    /// Rows of A are shared by all products (weight gradients read other columns of them).
-    k_grouped: Option<u64>,
-}
-
-impl Traffic {
-    fn of(problem: &GemmProblem) -> Self {
-        let (n, k) = (problem.n, problem.k);
-        let scales = if problem.input == DType::E4M3 {
-            k.div_ceil(128) * DType::F32.bytes()
-        } else {
-            0
-        };
-        let row_a = k * problem.input.bytes() + scales;
-        let row_out = match problem.epilogue {
-            Epilogue::Store => n * problem.out.bytes(),
-            Epilogue::Add | Epilogue::Accumulate => 2 * n * problem.out.bytes(),
-            Epilogue::SwigluQuantize { .. } => n / 2 + n.div_ceil(256) * DType::F32.bytes(),
-        };
-        let k_grouped = match problem.form {
-            GemmForm::KGrouped { groups } => Some(u64::from(groups).max(1)),
-            _ => None,
-        };
-        let product_b = n * row_a / k_grouped.unwrap_or(1);
-        Self {
-            row_a,
-            product_b,
-            row_out,
-            k_grouped,
-        }
-    }
-
-    /// A, for rows of all products.
-    fn a(&self, rows: u64) -> u64 {
-        rows * self.row_a / self.k_grouped.unwrap_or(1)
-    }
-}
-
-/// Bytes of device memory when `raster` row tiles go together through the columns. Each such group of rows reads all
-/// of B, unless B stays in the L2 beside the rows; and the rows are read in each wave, unless they stay.
-fn hbm_bytes(
-    problem: &GemmProblem,
-    tile: GemmTile,
-    raster: u32,
-    target: &Target,
-    params: &Params,
-    work: &Work,
-) -> u64 {
-    let traffic = Traffic::of(problem);
-    let row_tiles = work.row_tiles.div_ceil(work.products.max(1)).max(1);
-    let together = row_tiles.min(raster.into());
-    let a = traffic.a(work.rows);
-    let a_together = traffic
-        .a(together * u64::from(tile.m))
-        .min(a / work.products.max(1));
-    let columns_at_once = work
-        .busy_sms
-        .div_ceil(together)
-        .clamp(1, work.column_tiles.max(1));
-    let b_at_once = traffic.product_b / work.column_tiles.max(1) * columns_at_once;
-    let keep = keeps(target, params);
-    let b_readings = if a_together + traffic.product_b <= keep {
-        1
-    } else {
-        row_tiles.div_ceil(together)
-    };
-    let a_readings = if a_together + b_at_once <= keep {
-        1
-    } else {
-        work.column_tiles.div_ceil(columns_at_once)
-    };
-    a * a_readings + work.products * traffic.product_b * b_readings + work.rows * traffic.row_out
-}
-
-/// Cycles that a K block takes on each unit, and the end of a tile.
-struct Cycles {
-    tensor: u64,
-    shared: u64,
-    chain: u64,
-    issue: u64,
-    epilogue: u64,
-}
-
-impl Cycles {
-    fn of(
-        problem: &GemmProblem,
-        tile: GemmTile,
-        target: &Target,
-        params: &Params,
-        shape: Shape,
-    ) -> Self {
-        let (m, n) = (u64::from(tile.m), u64::from(tile.n));
-        let columns = u64::from(shape.columns);
-        let consumers = u64::from(shape.consumers);
-        let passes = u64::from(shape.passes);
-        let rows = u64::from(WGMMA_ROWS);
-
-        // Dense FP8 runs at 4096 multiply-adds an SM and cycle, BF16 at half that: equal bytes take equal time.
-        let sms = u64::from(target.sms).max(1);
-        let rate = (target.fp8_flops / 2 / sms)
-            .div_ceil(target.clock_hz.max(1))
-            .max(1);
-        let wgmma = (rows * columns * STAGE_K_BYTES * 100).div_ceil(rate * params.tensor_percent);
-        let tensor = wgmma * consumers * passes;
-        // Each pass reads its rows of A and all of its columns of B; TMA has written both.
-        let bytes_per_cycle = params.shared_bytes_per_cycle.max(1);
-        let read = ((rows + columns) * STAGE_K_BYTES).div_ceil(bytes_per_cycle);
-        let written = ((m + n) * STAGE_K_BYTES).div_ceil(bytes_per_cycle);
-        let shared = read * consumers * passes + written;
-
-        let sums = columns / 2;
-        // Four warps of a warpgroup have a scheduler each: an instruction of all its threads is one issue slot.
-        let promotion = promotion_slots(problem, tile, sums);
-        // Each K block is waited for, and each promotion inside of it.
-        let waits = match problem.promote {
-            promote @ (32 | 64) if problem.promoted() => 128 / u64::from(promote),
-            _ => 1,
-        } * params.wait_cycles;
-        let other = params.block_instructions;
-        let chain = passes * (wgmma.max(read) + waits + promotion) + other;
-        let issue = consumers * (passes * promotion + other);
-
-        let staged = match problem.epilogue {
-            Epilogue::SwigluQuantize { .. } => m * n / 2,
-            _ => m * n * problem.out.bytes(),
-        };
-        let per_sum = match problem.epilogue {
-            Epilogue::Store | Epilogue::Accumulate => 1,
-            Epilogue::Add => 2,
-            // Every second sum is an element: a gate and an up.
-            Epilogue::SwigluQuantize { weighted } => {
-                (params.swiglu_instructions + u64::from(weighted)).div_ceil(2)
-            }
-        };
-        let epilogue = params.tile_cycles
-            + consumers * passes * sums * per_sum
-            + staged.div_ceil(bytes_per_cycle);
-        Self {
-            tensor,
-            shared,
-            chain,
-            issue,
-            epilogue,
-        }
-    }
-}
-
-/// Issue slots of one pass's promotion in a K block: an FFMA a sum and interval, and where scales differ from column
-/// to column of the accumulator, reading and multiplying them.
-fn promotion_slots(problem: &GemmProblem, tile: GemmTile, sums: u64) -> u64 {
-    if !problem.promoted() {
-        return 0;
-    }
-    let scales = match problem.form {
-        // A product of scales for each element.
-        GemmForm::KGrouped { .. } => sums + sums / 4,
-        // One for each pair of rows, which a thread has for every second sum: read in pairs, multiplied one by one.
-        _ if tile.swap => sums / 2 + sums / 4,
-        _ => 0,
-    };
-    (sums * 128).div_ceil(u64::from(problem.promote)) + scales
-}
-
-/// What a split K adds to a tile: each block but the first has kept its partial products, and one after the other
-/// promotes them into the sums that it got from the one before. The last has the tile.
-fn split_cycles(problem: &GemmProblem, tile: GemmTile, params: &Params, k_blocks: u64) -> u64 {
-    let later = u64::from(tile.split_k.max(1)) - 1;
-    let sums = u64::from(tile.m) / 2;
-    let consumers = u64::from(Shape::of(tile, problem.epilogue).consumers);
-    // Of each kept sum: it, half a product of scales, and the FMA.
-    let promotion = consumers * (5 * sums).div_ceil(2) + params.wait_cycles;
-    later * (k_blocks * promotion + params.hop_cycles)
-}
-
 #[cfg(test)]
 mod tests {
+    use mcc_ir::kernel::GemmForm;
+    use mcc_ir::types::DType;
+
     use super::super::candidates::tiles;
     use super::super::tests::{dense, problem};
     use super::*;

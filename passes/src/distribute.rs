@@ -119,12 +119,10 @@ pub fn distribute(module: &Module, options: &Options) -> Result<Module, PassErro
         result
             .entries
             .push(entry::rewrite(module, graph, &plan, &routings, &shares)?);
-        // A rank without tokens takes part all the same.
-        for dim in result.dims.iter_mut() {
-            if routings.tokens_are(&dim.name) {
-                dim.min = 0;
-            }
-        }
+    }
+    // A rank without tokens, and without a sequence, takes part all the same.
+    for dim in &mut result.dims {
+        dim.min = 0;
     }
     shares.apply(&mut result);
     mcc_ir::verify::verify(&result).map_err(|errors| PassError::Internal {
@@ -172,7 +170,8 @@ impl Plan {
             direct,
             tokens,
             capacity: options.capacity,
-            channels: options.channels,
+            // A channel without a token of its own would have nothing to move.
+            channels: options.channels.min(tokens),
         })
     }
 }

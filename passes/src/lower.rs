@@ -72,10 +72,46 @@ pub fn lower_explained(
         entries,
     };
     program.verify()?;
+    fits(&program, target)?;
     Ok(Lowered {
         program,
         memory,
         choices,
+    })
+}
+
+/// Refuses the program of one of several ranks that needs more memory than the target has. What comes from other ranks
+/// has room for the most that can come, which grows with their number; nothing else about a mesh is as easily too much.
+fn fits(program: &Program, target: &Target) -> Result<(), PassError> {
+    let Some(mesh) = program.mesh.filter(|mesh| mesh.ranks() > 1) else {
+        return Ok(());
+    };
+    let of = |kinds: &dyn Fn(BufferKind) -> bool| {
+        let buffers = program.buffers.iter().filter(|buffer| kinds(buffer.kind));
+        buffers.fold(0_u64, |sum, buffer| sum.saturating_add(buffer.bytes))
+    };
+    let weights = of(&|kind| kind == BufferKind::Weight);
+    let exchange = of(&|kind| kind == BufferKind::Exchange);
+    let states = of(&|kind| kind == BufferKind::State);
+    let all = [weights, exchange, states, program.arena_bytes];
+    let needed = all.into_iter().fold(0, u64::saturating_add);
+    if needed <= target.hbm_bytes {
+        return Ok(());
+    }
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    Err(PassError::Mesh {
+        mesh,
+        why: format!(
+            "a rank needs {:.1} GiB, and `{}` has {:.1}: weights {:.1}, temporaries {:.1}, exchange {:.1}, caches {:.1}",
+            gib(needed),
+            target.name,
+            gib(target.hbm_bytes),
+            gib(weights),
+            gib(program.arena_bytes),
+            gib(exchange),
+            gib(states)
+        ),
+        how: "lower the tokens of a step or the context, or the capacity for rows that come".into(),
     })
 }
 

@@ -1,8 +1,10 @@
 //! One rank's program against many: what `distribute` makes computes what its input does, and says what it cannot make.
 
+use mcc_dsl::models::deepseek_v3::{Config, Limits, deepseek_v3};
 use mcc_ir::eval::{self, Dims, Rank, Rng, Step, Tensor, Values};
 use mcc_ir::{DType, Module, Op, ParamSource};
 use mcc_passes::distribute::{Kind, Options, distribute};
+use mcc_passes::egraph::{self, optimize};
 use mcc_passes::target::Target;
 use mcc_passes::{PassError, lower, select};
 
@@ -308,7 +310,118 @@ fn programs_meet_in_one_exchange_with_a_range_for_each_form() {
         let again = mcc_ir::program::Program::from_json(&program.to_json().unwrap()).unwrap();
         assert_eq!(again, program);
     }
+    let huge = module(
+        &FUSED.replace("1..=6", "1..=33554432"),
+        "nodes=2,gpus=4,ep=8",
+    );
+    let huge = distribute(&huge, &options(Kind::TwoHop)).unwrap();
+    let error = lower(&huge, &target, &select::Options::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`h800` has") && error.contains("capacity"),
+        "{error}"
+    );
+    let few = Options {
+        capacity: Some(4096),
+        ..options(Kind::TwoHop)
+    };
+    let few = distribute(&module(FUSED, "nodes=2,gpus=4,ep=8"), &few).unwrap();
+    assert!(
+        few.to_string().contains("capacity = 128"),
+        "no more than can come"
+    );
     let whole = module(FUSED, "nodes=2,gpus=4,ep=8");
     let error = lower(&whole, &target, &select::Options::default());
     assert!(matches!(error, Err(PassError::Mesh { .. })));
+}
+
+/// Layers of the published model, with steps of 128 tokens: a dense one and three with experts.
+fn published() -> Module {
+    let config = Config {
+        name: "deepseek-v3".into(),
+        vocab_size: 129_280,
+        hidden_size: 7168,
+        num_hidden_layers: 4,
+        rms_norm_eps: 1e-6,
+        tie_word_embeddings: false,
+        fp8_weights: true,
+        promote: None,
+        num_attention_heads: 128,
+        q_lora_rank: Some(1536),
+        kv_lora_rank: 512,
+        qk_nope_head_dim: 128,
+        qk_rope_head_dim: 64,
+        v_head_dim: 128,
+        rope_theta: 10000.0,
+        yarn: None,
+        intermediate_size: 18_432,
+        first_k_dense_replace: 1,
+        moe_layer_freq: 1,
+        n_routed_experts: 256,
+        n_shared_experts: 1,
+        moe_intermediate_size: 2048,
+        num_experts_per_tok: 8,
+        n_group: 8,
+        topk_group: 4,
+        routed_scaling_factor: 2.5,
+        norm_topk_prob: true,
+        limits: Limits {
+            max_step_tokens: 128,
+            max_context: 4096,
+        },
+    };
+    deepseek_v3(&config).unwrap()
+}
+
+#[test]
+fn the_published_model_becomes_programs_of_32_ranks() {
+    let target = Target::load("h800").unwrap();
+    let mut module = published();
+    module.mesh = Some("nodes=4,gpus=8,ep=32".parse().unwrap());
+    let (module, _) = optimize(&module, &target, &egraph::Options::default()).unwrap();
+    let many = distribute(&module, &Options::default()).unwrap();
+    let expert = |param: &&mcc_ir::Param| matches!(param.source, ParamSource::Experts { .. });
+    let mut layers: Vec<u64> = many
+        .params
+        .iter()
+        .filter(expert)
+        .filter_map(|param| match param.source {
+            ParamSource::Experts { layer, .. } => Some(layer),
+            _ => None,
+        })
+        .collect();
+    layers.sort_unstable();
+    // Gate and up, and down, of each of three layers, eight experts a rank.
+    assert_eq!(layers, [0, 0, 1, 1, 2, 2]);
+    assert!(
+        many.params
+            .iter()
+            .filter(expert)
+            .all(|p| p.ty.shape[0] == 8.into())
+    );
+    let program =
+        lower(&many, &target, &select::Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    let families = |entry: usize| {
+        let steps = program.entries[entry].steps.iter();
+        let config = steps.map(|step| &program.kernels[step.kernel.0 as usize].config);
+        config.map(|config| config.family()).collect::<Vec<_>>()
+    };
+    let count = |entry, family: &str| families(entry).iter().filter(|f| **f == family).count();
+    let of = |name: &str| program.entries.iter().position(|e| e.name == name).unwrap();
+    for (name, family) in [
+        ("prefill", "two_hop_dispatch"),
+        ("prefill", "two_hop_combine"),
+        ("decode", "direct_dispatch_send"),
+        ("decode", "direct_combine_receive"),
+    ] {
+        assert_eq!(count(of(name), family), 3, "{family} in {name}");
+    }
+    // FP8 travels: codes and scales, 7472 bytes a message.
+    assert!(
+        program
+            .kernels
+            .iter()
+            .any(|kernel| kernel.name.contains("two_hop_dispatch_w7168_quant"))
+    );
 }

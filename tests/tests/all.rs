@@ -15,6 +15,7 @@
 //! | [`doctor`] | what a machine lacks is said with its cost and its remedy |
 //! | [`gemm_tune`] | predicted and published times, and the way of measured ones into the tuning database |
 //! | [`gemm_tools`] | the reader of machine code, the bar that GEMMs keep, and the promotion experiment |
+//! | [`mesh`] | the trained checkpoint with its experts spread over ranks, against one rank |
 //! | [`e2e`] | the trained checkpoint, built and run, against a reference of another make |
 
 mod bad_input;
@@ -26,6 +27,7 @@ mod e2e;
 mod gemm_tools;
 mod gemm_tune;
 mod harness;
+mod mesh;
 mod mutation;
 mod ptx;
 mod random;

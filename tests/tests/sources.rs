@@ -8,8 +8,9 @@ use mcc::source::{self, Source};
 use mcc::stages::{self, BuildOptions, Built, Emit};
 use mcc_bundle::TokenizerInfo;
 use mcc_dsl::models::deepseek_v3::{Config, Limits, deepseek_v3};
-use mcc_ir::Module;
 use mcc_ir::kernel::KernelConfig;
+use mcc_ir::{Mesh, Module};
+use mcc_passes::distribute;
 
 /// The checkout.
 pub fn root() -> PathBuf {
@@ -56,10 +57,21 @@ pub fn source(module: Module) -> Source {
 
 /// Builds up to a stage, or completely.
 pub fn build(source: &Source, cubins: bool, last: Option<Emit>) -> Built {
+    build_over(source, None, distribute::Options::default(), cubins, last)
+}
+
+/// The same for the ranks of a mesh.
+pub fn build_over(
+    source: &Source,
+    mesh: Option<Mesh>,
+    ranks: distribute::Options,
+    cubins: bool,
+    last: Option<Emit>,
+) -> Built {
     let options = BuildOptions {
         target: "h100".to_owned(),
-        mesh: None,
-        ranks: mcc_passes::distribute::Options::default(),
+        mesh,
+        ranks,
         optimize: true,
         cubins,
         dump: None,

@@ -97,12 +97,6 @@ impl Routings {
         own.filter(|_| value.result == result)
     }
 
-    pub(super) fn tokens_are(&self, name: &Name) -> bool {
-        self.tokens
-            .iter()
-            .any(|dim| matches!(dim, Dim::Sym { name: own, .. } if own == name))
-    }
-
     pub(super) fn most_tokens(&self, module: &Module) -> u64 {
         self.tokens
             .iter()

@@ -156,6 +156,16 @@ fn load_param(
     shape: &[u64],
     source: ParamSource,
 ) -> Result<(Vec<u8>, Vec<u8>), WeightError> {
+    load_share(dir, dtype, shape, source, &Share::default())
+}
+
+fn load_share(
+    dir: &Path,
+    dtype: DType,
+    shape: &[u64],
+    source: ParamSource,
+    share: &Share,
+) -> Result<(Vec<u8>, Vec<u8>), WeightError> {
     let mut memory = Memory::default();
     let manifest = manifest(dtype, shape, source);
     let mut last = None;
@@ -164,7 +174,7 @@ fn load_param(
         &|id| u64::from(id.0) << 32,
         &mut |address, bytes| memory.write(address, bytes),
         &Checkpoint::open(dir)?,
-        &Share::default(),
+        share,
         &mut |p| {
             last = Some((p.done, p.total, p.bytes));
         },
@@ -210,6 +220,37 @@ fn tensors_as_stored() {
         (data, scale),
         (codes(7, 192 * 200), bytes_f32(&scales(8, 4)))
     );
+}
+
+/// Of four experts the checkpoint has the last two, as a host may that has only its own.
+#[test]
+fn a_rank_reads_of_the_experts_what_it_holds() {
+    let mut tensors = Vec::new();
+    tensors.extend(fp8("c", "c_scale_inv", 30, 128, 130));
+    tensors.extend(fp8("d", "d_scale_inv", 40, 128, 130));
+    let dir = checkpoint(&tensors);
+    let source = ParamSource::Experts {
+        layer: 0,
+        slots: 2,
+        parts: ["a", "b", "c", "d"].map(tensor).into(),
+    };
+    let shape = [2, 128, 130];
+    let load = |rank| {
+        let share = Share::new(rank, None);
+        load_share(dir.path(), DType::E4m3, &shape, source.clone(), &share)
+    };
+    let (data, scale) = load(1).expect("has its experts");
+    assert_eq!(data, [30, 40].map(|seed| codes(seed, 128 * 130)).concat());
+    assert_eq!(
+        scale,
+        bytes_f32(&[31, 41].map(|seed| scales(seed, 2)).concat())
+    );
+    let missing = |error| matches!(error, WeightError::MissingTensor { name, .. } if name == "a");
+    assert!(load(0).is_err_and(missing));
+    // Before a bundle is written the checkpoint is held against all ranks' needs.
+    let params = manifest(DType::E4m3, &shape, source.clone()).params;
+    let whole = Checkpoint::open(dir.path()).expect("opens");
+    assert!(whole.check(&params).is_err_and(missing));
 }
 
 #[test]

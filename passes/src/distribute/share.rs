@@ -42,11 +42,7 @@ impl<'a> Shares<'a> {
                         "{} experts do not divide over ep = {ep} ranks",
                         routing.n_experts
                     ),
-                    how: format!(
-                        "choose an ep that divides {}, or add {} redundant experts",
-                        routing.n_experts,
-                        routing.n_experts.next_multiple_of(ep) - routing.n_experts
-                    ),
+                    how: format!("choose an ep that divides {}", routing.n_experts),
                 });
             }
             let known = routing.params.iter().find_map(|p| self.layer_of.get(p));

@@ -2,7 +2,7 @@
 
 use mcc::ptxas::Ptxas;
 use mcc_codegen::{Codegen, KernelCode};
-use mcc_ir::exchange::{DirectDispatch, ExpertGroup, TwoHopCombine, TwoHopDispatch};
+use mcc_ir::exchange::{DirectCombine, DirectDispatch, ExpertGroup, TwoHopCombine, TwoHopDispatch};
 use mcc_ir::kernel::KernelConfig;
 use mcc_ir::program::Kernel;
 
@@ -10,7 +10,52 @@ use crate::harness::compile;
 use crate::sources::{kernels, root};
 
 fn codes() -> Vec<KernelCode> {
-    kernels().iter().map(compile).collect()
+    kernels().iter().chain(&exchanges()).map(compile).collect()
+}
+
+/// What ranks run together, on two nodes of four GPUs.
+fn exchanges() -> Vec<KernelConfig> {
+    let group = ExpertGroup {
+        experts: 16,
+        top_k: 4,
+        nodes: 2,
+        gpus: 4,
+        tokens: 16,
+    };
+    let (width, capacity, channels, blocks) = (256, 256, 2, 4);
+    let (quant, weighted) = (true, true);
+    let dispatch = DirectDispatch {
+        group,
+        width,
+        quant,
+        blocks,
+    };
+    let combine = DirectCombine {
+        group,
+        width,
+        weighted,
+        blocks,
+    };
+    vec![
+        KernelConfig::DirectDispatchSend(dispatch),
+        KernelConfig::DirectDispatchReceive(dispatch),
+        KernelConfig::DirectCombineSend(combine),
+        KernelConfig::DirectCombineReceive(combine),
+        KernelConfig::TwoHopDispatch(TwoHopDispatch {
+            group,
+            width,
+            quant,
+            capacity,
+            channels,
+        }),
+        KernelConfig::TwoHopCombine(TwoHopCombine {
+            group,
+            width,
+            weighted,
+            capacity,
+            channels,
+        }),
+    ]
 }
 
 /// A change of any kernel shows as a diff to be reviewed.

@@ -7,6 +7,7 @@
 mod bench;
 mod direct;
 mod failures;
+mod mutants;
 mod orders;
 mod published;
 mod routing;

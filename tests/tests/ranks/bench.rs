@@ -42,15 +42,30 @@ pub struct Bench {
     pending: Vec<Pending>,
     /// Where kernels say what they waited for, on each rank.
     status: Vec<u64>,
+    /// Changes a kernel's text before it is loaded: a bug to be found.
+    pub bug: Option<Bug>,
 }
+
+/// From a kernel's name and text to another text.
+pub type Bug = Box<dyn Fn(&str, &str) -> String>;
 
 impl Bench {
     pub fn new(group: ExpertGroup, completion: Completion, check: bool) -> Self {
+        Self::on(group, completion, check, 0)
+    }
+
+    /// On one host thread: the same order at every run.
+    pub fn repeatable(group: ExpertGroup, completion: Completion, check: bool) -> Self {
+        Self::on(group, completion, check, 1)
+    }
+
+    fn on(group: ExpertGroup, completion: Completion, check: bool, threads: usize) -> Self {
         let config = GpuConfig {
             sms: 132,
             global_bytes: 4 << 30,
             completion,
             check,
+            threads,
             instruction_limit: Some(200_000_000),
             ..GpuConfig::default()
         };
@@ -63,6 +78,7 @@ impl Bench {
             modules: BTreeMap::new(),
             meetings: BTreeMap::new(),
             pending: Vec::new(),
+            bug: None,
         }
     }
 
@@ -203,8 +219,12 @@ impl Bench {
     pub fn push(&mut self, config: &KernelConfig, operands: &[BTreeMap<&'static str, Value>]) {
         let code = compile(config);
         if !self.modules.contains_key(&code.name) {
+            let ptx = match &self.bug {
+                Some(bug) => bug(&code.name, &code.ptx),
+                None => code.ptx.clone(),
+            };
             let load = |rank| {
-                let loaded = self.gpu(rank).load_module(&code.ptx);
+                let loaded = self.gpu(rank).load_module(&ptx);
                 let module = loaded.unwrap_or_else(|e| panic!("{}: {e}", code.name));
                 if let Some((at, _)) = module.global("mcc_status") {
                     let status = self.status[rank].to_le_bytes();

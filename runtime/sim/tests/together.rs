@@ -362,38 +362,3 @@ DONE: {wait} ret;"
         other => panic!("{other:?}"),
     }
 }
-
-/// One device counts up; the warp of the other looks, with all lanes at once, whether they see the same count.
-#[test]
-fn lanes_of_one_load_see_one_value() {
-    let a = Gpu::new(small(2));
-    let b = a.peer(small(2));
-    let counts = "
-.reg .pred %p<4>; .reg .b32 %r<9>; .reg .b64 %rd<9>;
-ld.param.u64 %rd1, [flags]; mov.u32 %r1, 0;
-LOOP: add.u32 %r1, %r1, 1; st.release.sys.global.u64 [%rd1], %rd2; cvt.u64.u32 %rd2, %r1;
-setp.lt.u32 %p1, %r1, 200000; @%p1 bra LOOP;
-st.release.sys.global.u64 [%rd1], -1; ret;";
-    let looks = "
-.reg .pred %p<4>; .reg .b32 %r<9>; .reg .b64 %rd<9>;
-ld.param.u64 %rd1, [flags];
-LOOP: ld.acquire.sys.global.u64 %rd2, [%rd1]; cvt.u32.u64 %r1, %rd2;
-shfl.sync.idx.b32 %r2, %r1, 0, 31, 0xffffffff;
-setp.ne.u32 %p1, %r1, %r2; @%p1 st.global.u32 [%rd1+8], 1;
-setp.ne.u32 %p2, %r2, 0xffffffff; @%p2 bra LOOP; ret;";
-    let flags = zeroed(&a, 256);
-    let modules = [
-        load(&a, &kernel(".param .u64 flags", counts)),
-        load(&b, &kernel(".param .u64 flags", looks)),
-    ];
-    let params = flags.to_le_bytes();
-    let launch = |gpu, module, threads| Launch {
-        gpu,
-        module,
-        kernel: "k",
-        config: LaunchConfig::new(1, threads),
-        params: &params,
-    };
-    launch_together(&[launch(&a, &modules[0], 1), launch(&b, &modules[1], 32)]).expect("ends");
-    assert_eq!(words(&a, flags + 8, 1), [0]);
-}

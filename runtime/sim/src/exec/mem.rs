@@ -94,8 +94,7 @@ impl<'a> Core<'a> {
     }
 
     /// An access that synchronises: what it sees others may have written, and
-    /// 64 bits are read as one. Lanes that name one address see one value, as
-    /// the device makes one request for them.
+    /// 64 bits are read as one.
     fn ld_strong(
         &mut self,
         ld: &Ld,
@@ -106,22 +105,14 @@ impl<'a> Core<'a> {
     ) -> Exec<()> {
         for (e, &dst) in ld.dst.iter().enumerate() {
             let mut v = [0; 32];
-            let mut last: Option<(Place<'a>, u64)> = None;
             for l in lanes(mask) {
                 let l = l as usize;
                 let place = place_of(reach, at, l, len).add(e * usize::from(ld.size));
-                if let Some((before, value)) = last
-                    && before.is(place)
-                {
-                    v[l] = value;
-                    continue;
-                }
                 let bits = match place.home {
                     Home::Global(cells) if ld.size == 8 => cells::load_pair(cells, place.at),
                     _ => self.load(place, ld.size),
                 };
                 v[l] = widen(ld, bits);
-                last = Some((place, v[l]));
             }
             self.w.regs.put_wide(dst, &v, mask);
         }

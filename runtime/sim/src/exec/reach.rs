@@ -37,14 +37,6 @@ pub struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// Whether both are the same byte of memory that others may write.
-    pub fn is(self, other: Place<'a>) -> bool {
-        match (self.home, other.home) {
-            (Home::Global(a), Home::Global(b)) => std::ptr::eq(a, b) && self.at == other.at,
-            _ => false,
-        }
-    }
-
     pub fn add(self, bytes: usize) -> Place<'a> {
         Place {
             home: self.home,

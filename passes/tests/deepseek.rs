@@ -188,7 +188,7 @@ fn without_the_egraph_the_cache_write_is_refused_with_the_line_that_made_it() {
 }
 
 #[test]
-fn a_module_for_several_ranks_is_optimised_and_then_refused_in_one_sentence() {
+fn a_module_for_several_ranks_is_refused_in_one_sentence_where_it_was_not_distributed() {
     let target = Target::load("h800").unwrap();
     let mut module = deepseek_v3(&tiny()).unwrap();
     module.mesh = Some("nodes=1,gpus=1,ep=1".parse().unwrap());
@@ -199,7 +199,7 @@ fn a_module_for_several_ranks_is_optimised_and_then_refused_in_one_sentence() {
     let error = lower(&many, &target, &Options::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the module is for 16 ranks (mesh nodes = 2, gpus = 8, ep = 16, tp = 1, dp = 16); bundles are built for one \
-         rank: leave the mesh out to build, or look at the costs of the mesh with `mcc explain`"
+        "the mesh nodes = 2, gpus = 8, ep = 16, tp = 1, dp = 16 does not fit the model: its experts are all on every \
+         rank; spread them with `distribute` before kernels are selected"
     );
 }

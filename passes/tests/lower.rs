@@ -524,10 +524,6 @@ fn products_that_no_kernel_computes_say_what_is_there_instead() {
             "no multiple of 128",
         ),
         (
-            "%0 = scale_rows %x, %s : bf16[T, 256]",
-            "write quantize(scale_rows(swiglu(product)))",
-        ),
-        (
             "%0 = quantize_wide %x {group = none} : e4m3[T, 256]/f32[1x256]",
             "promote products of it every 32, 64 or 128",
         ),

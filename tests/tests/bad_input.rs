@@ -422,15 +422,15 @@ fn what_explain_is_asked_and_does_not_know_is_answered_with_what_it_knows() {
 }
 
 #[test]
-fn a_model_for_several_ranks_is_explained_and_not_built() {
+fn a_model_whose_ranks_would_share_projections_is_explained_and_not_built() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("ranks.mir");
-    let text = "mir 1\nmodel \"ranks\"\nmesh nodes = 2, gpus = 8, ep = 16, tp = 1, dp = 16\ndim T: 1..=16\n\
+    let text = "mir 1\nmodel \"ranks\"\nmesh nodes = 2, gpus = 8, ep = 16, tp = 2, dp = 8\ndim T: 1..=16\n\
         entry @main(x: bf16[T, 256]) {\n  %0 = quantize %x : e4m3[T, 256]/f32[1x128]\n  return q = %0\n}\n";
     fs::write(&path, text).expect("writes");
     build_fails(
         &path,
-        &["for 16 ranks", "built for one rank", "mcc explain"],
+        &["2 ranks would share each projection", "build with tp=1"],
     );
     let page = dir.path().join("page.html");
     let args = [

@@ -4,13 +4,16 @@
 //! table here, so that neither knows the other. What a family computes is the graph op named in its doc.
 //! Shapes in the docs are those of the operands' views; `M` and other capitals are run-time extents.
 
+mod exchange;
 mod name;
 mod operands;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::exchange::ExchangeRange;
+use self::exchange::{EXCHANGE, ROUTING, payload};
 pub use self::operands::{Extent, Layout, OperandSpec};
-use crate::exchange::{DirectCombine, DirectDispatch, ExpertGroup, TwoHopCombine, TwoHopDispatch};
+use crate::exchange::{DirectCombine, DirectDispatch, TwoHopCombine, TwoHopDispatch};
 use crate::types::DType;
 
 /// A kernel to generate: family and all of its choices.
@@ -67,61 +70,6 @@ pub enum KernelConfig {
     TwoHopCombine(TwoHopCombine),
     /// Greedy or nucleus sampling.
     Sample(Sample),
-}
-
-/// The range of the `Exchange` buffer that a kernel works in; launches with equal ranges share one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ExchangeRange {
-    /// Of both halves of a direct dispatch.
-    DirectDispatch(DirectDispatch),
-    /// Of both halves of a direct combine.
-    DirectCombine(DirectCombine),
-    /// Of a two-hop dispatch.
-    TwoHopDispatch(TwoHopDispatch),
-    /// Of a two-hop combine.
-    TwoHopCombine(TwoHopCombine),
-}
-
-impl ExchangeRange {
-    /// Bytes, a multiple of 128.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Self::DirectDispatch(x) => x.layout().bytes,
-            Self::DirectCombine(x) => x.layout().bytes,
-            Self::TwoHopDispatch(x) => x.layout().bytes,
-            Self::TwoHopCombine(x) => x.layout().bytes,
-        }
-    }
-
-    /// Who takes part.
-    #[must_use]
-    pub const fn group(&self) -> &ExpertGroup {
-        match self {
-            Self::DirectDispatch(x) => &x.group,
-            Self::DirectCombine(x) => &x.group,
-            Self::TwoHopDispatch(x) => &x.group,
-            Self::TwoHopCombine(x) => &x.group,
-        }
-    }
-}
-
-impl KernelConfig {
-    /// Where it meets its peers on other ranks; `None` for kernels that stay on theirs.
-    #[must_use]
-    pub fn exchange(&self) -> Option<ExchangeRange> {
-        match self {
-            Self::DirectDispatchSend(x) | Self::DirectDispatchReceive(x) => {
-                Some(ExchangeRange::DirectDispatch(*x))
-            }
-            Self::DirectCombineSend(x) | Self::DirectCombineReceive(x) => {
-                Some(ExchangeRange::DirectCombine(*x))
-            }
-            Self::TwoHopDispatch(x) => Some(ExchangeRange::TwoHopDispatch(*x)),
-            Self::TwoHopCombine(x) => Some(ExchangeRange::TwoHopCombine(*x)),
-            _ => None,
-        }
-    }
 }
 
 /// Products of block-scaled operands, promoted every `promote` of K (`docs/model.md`, "Promoted accumulation").
@@ -564,31 +512,6 @@ const fn write(name: &'static str, dtype: DType, rank: usize) -> OperandDecl {
     }
 }
 
-/// What every kernel that meets other ranks takes: its range of the `Exchange` buffer, and the `World` buffer.
-const EXCHANGE: [OperandDecl; 2] = [
-    write("exchange", DType::I32, 1),
-    read("world", DType::I32, 1),
-];
-
-/// Rows that travel: codes and scales, or BF16.
-fn payload(quant: bool, written: bool, rank: usize) -> Vec<OperandDecl> {
-    let decl = |name, dtype| OperandDecl {
-        name,
-        dtype,
-        rank,
-        written,
-    };
-    match (quant, written) {
-        (true, false) => vec![decl("codes", DType::E4M3), decl("scales", DType::F32)],
-        (false, false) => vec![decl("x", DType::BF16)],
-        (true, true) => vec![
-            decl("rows_codes", DType::E4M3),
-            decl("rows_scales", DType::F32),
-        ],
-        (false, true) => vec![decl("rows", DType::BF16)],
-    }
-}
-
 impl Normed {
     /// weight [W], (sum [M,W]), (norm [M,W]), (codes [M,W], scales [M,W/128])
     fn operands(self) -> Vec<OperandDecl> {
@@ -776,12 +699,7 @@ impl KernelConfig {
             // exchange, world
             Self::DirectDispatchSend(c) => {
                 let mut v = payload(c.quant, false, 2);
-                v.extend([
-                    read("experts", I32, 2),
-                    read("weights", F32, 2),
-                    read("offsets_all", I32, 1),
-                    read("slots", I32, 2),
-                ]);
+                v.extend(ROUTING);
                 v.extend(EXCHANGE);
                 v
             }
@@ -818,12 +736,7 @@ impl KernelConfig {
             // exchange, world, codes [R,W], scales [R,W/128] (or x [R,W]), offsets [L+1], row_weights [R], record
             Self::TwoHopDispatch(c) => {
                 let mut v = payload(c.quant, false, 2);
-                v.extend([
-                    read("experts", I32, 2),
-                    read("weights", F32, 2),
-                    read("offsets_all", I32, 1),
-                    read("slots", I32, 2),
-                ]);
+                v.extend(ROUTING);
                 v.extend(EXCHANGE);
                 v.extend(payload(c.quant, true, 2));
                 v.extend([

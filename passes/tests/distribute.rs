@@ -339,37 +339,13 @@ fn programs_meet_in_one_exchange_with_a_range_for_each_form() {
 /// Layers of the published model, with steps of 128 tokens: a dense one and three with experts.
 fn published() -> Module {
     let config = Config {
-        name: "deepseek-v3".into(),
-        vocab_size: 129_280,
-        hidden_size: 7168,
         num_hidden_layers: 4,
-        rms_norm_eps: 1e-6,
-        tie_word_embeddings: false,
-        fp8_weights: true,
-        promote: None,
-        num_attention_heads: 128,
-        q_lora_rank: Some(1536),
-        kv_lora_rank: 512,
-        qk_nope_head_dim: 128,
-        qk_rope_head_dim: 64,
-        v_head_dim: 128,
-        rope_theta: 10000.0,
-        yarn: None,
-        intermediate_size: 18_432,
         first_k_dense_replace: 1,
-        moe_layer_freq: 1,
-        n_routed_experts: 256,
-        n_shared_experts: 1,
-        moe_intermediate_size: 2048,
-        num_experts_per_tok: 8,
-        n_group: 8,
-        topk_group: 4,
-        routed_scaling_factor: 2.5,
-        norm_topk_prob: true,
-        limits: Limits {
+        yarn: None,
+        ..Config::v3(Limits {
             max_step_tokens: 128,
             max_context: 4096,
-        },
+        })
     };
     deepseek_v3(&config).unwrap()
 }

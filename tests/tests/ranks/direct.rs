@@ -2,11 +2,10 @@
 
 use mcc_ir::exchange::{DirectCombine, DirectDispatch, ExpertGroup};
 use mcc_ir::kernel::KernelConfig;
-use mcc_sim::Completion;
 
 use super::bench::Bench;
-use super::routing::{Pattern, Tokens, draw_all, group};
-use super::step::Step;
+use super::routing::{Tokens, group};
+use super::step::{Exchange, STEPS, Step};
 
 /// What is exchanged, and how.
 #[derive(Clone, Copy, Debug)]
@@ -49,9 +48,14 @@ impl Case {
             rows: dispatch.rows() as usize,
         }
     }
+}
 
-    /// Queues a step.
-    pub fn push(&self, bench: &mut Bench, all: Vec<Tokens>, seed: u64) -> Step {
+impl Exchange for Case {
+    fn group(&self) -> ExpertGroup {
+        self.group
+    }
+
+    fn push(&self, bench: &mut Bench, all: Vec<Tokens>, seed: u64) -> Step {
         let k = self.kernels();
         let mut step = Step::new(bench, &k.send, (self.width, self.quant), all, seed);
         step.alloc(bench, &k.receive);
@@ -66,8 +70,7 @@ impl Case {
         step
     }
 
-    /// What came of it.
-    pub fn check(&self, bench: &Bench, step: &Step) {
+    fn check(&self, bench: &Bench, step: &Step) {
         let k = self.kernels();
         let local = self.group.local() as usize;
         for rank in 0..bench.ranks() {
@@ -89,29 +92,7 @@ impl Case {
             })
         });
     }
-
-    /// Some steps in a row, so that inboxes and counters are used again; a rank goes on as soon as it can.
-    pub fn run(&self, completion: Completion, check: bool, steps: &[(u64, Pattern)]) {
-        let mut bench = Bench::new(self.group, completion, check);
-        let mut queued = Vec::new();
-        for (seed, pattern) in steps {
-            let all = draw_all(&self.group, *pattern, *seed);
-            queued.push(self.push(&mut bench, all, *seed));
-        }
-        bench.run_well(&format!("{self:?}, {completion:?}"));
-        for step in &queued {
-            self.check(&bench, step);
-        }
-    }
 }
-
-const STEPS: [(u64, Pattern); 5] = [
-    (1, Pattern::Uniform),
-    (2, Pattern::One),
-    (3, Pattern::Uniform),
-    (4, Pattern::Skewed),
-    (5, Pattern::Spread),
-];
 
 #[test]
 fn rows_and_sums_are_exact() {
@@ -131,13 +112,6 @@ fn rows_and_sums_are_exact() {
             weighted: !quant || gpus == 2,
             blocks: 3,
         };
-        let seed = u64::from(nodes * gpus);
-        let plain = if nodes == 1 {
-            Completion::Early
-        } else {
-            Completion::Late
-        };
-        case.run(plain, false, &STEPS);
-        case.run(Completion::Random(seed), true, &STEPS);
+        case.run_twice(&STEPS);
     }
 }

@@ -3,8 +3,12 @@
 use mcc_sim::{Completion, Death};
 
 use super::bench::Bench;
-use super::routing::{Pattern, draw_all, group};
+use super::routing::{Pattern, group};
+use super::step::Exchange;
 use super::{direct, two_hop};
+
+/// One step after the other.
+const STEPS: [(u64, Pattern); 2] = [(1, Pattern::Spread), (2, Pattern::Spread)];
 
 /// Sites of waits for other ranks, as statuses have them (`codegen::emit::system::PeerSite`).
 const SITES: std::ops::RangeInclusive<u32> = 16..=19;
@@ -45,10 +49,7 @@ fn survivors_of_a_direct_exchange_name_whom_they_waited_for() {
         Death::BeforeLaunch(3),
     ] {
         let mut bench = Bench::new(case.group, Completion::Early, false);
-        for seed in [1, 2] {
-            let all = draw_all(&case.group, Pattern::Spread, seed);
-            case.push(&mut bench, all, seed);
-        }
+        case.push_all(&mut bench, &STEPS);
         die(&mut bench, 2, death);
     }
 }
@@ -68,10 +69,7 @@ fn survivors_of_a_two_hop_exchange_name_whom_they_waited_for() {
         Death::BeforeLaunch(1),
     ] {
         let mut bench = Bench::new(case.group, Completion::Early, false);
-        for seed in [1, 2] {
-            let all = draw_all(&case.group, Pattern::Spread, seed);
-            case.push(&mut bench, all, seed);
-        }
+        case.push_all(&mut bench, &STEPS);
         die(&mut bench, 2, death);
     }
 }

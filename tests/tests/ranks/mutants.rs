@@ -3,11 +3,15 @@
 //! orders nothing else, a chunk's word is looked at again when it has been acquired already, and a ring's room matters on
 //! those ways through a kernel on which the ring has come round.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
 use mcc_ir::kernel::KernelConfig;
 use mcc_sim::Completion;
 
 use super::bench::{Bench, Bug};
-use super::routing::{Pattern, draw_all, group};
+use super::routing::{Pattern, group};
+use super::step::Exchange;
 use super::{direct, two_hop};
 use crate::harness::compile;
 
@@ -94,13 +98,20 @@ fn assert_found(least: usize, (count, left): &(usize, Vec<String>)) {
     assert!(found >= FOUND, "{found}: not found:\n{}", left.join("\n"));
 }
 
-/// Whether all went well: nobody noticed the bug.
-fn goes_well(bench: &mut Bench, check: impl FnOnce(&Bench)) -> bool {
-    if bench.run(&[]).iter().any(Result::is_err) {
-        return false;
-    }
-    let right = std::panic::AssertUnwindSafe(|| check(bench));
-    std::panic::catch_unwind(right).is_ok()
+/// Whether all goes well in every order that is tried: nobody notices the bug.
+fn goes_well(case: &dyn Exchange, pattern: Pattern, bug: Bug) -> bool {
+    let bug = Rc::new(bug);
+    (0..SEEDS).all(|seed| {
+        let mut bench = Bench::repeatable(case.group(), Completion::Random(seed), true);
+        let bug = Rc::clone(&bug);
+        bench.bug = Some(Box::new(move |name, ptx| bug(name, ptx)));
+        let steps = case.push_all(&mut bench, &[(6, pattern), (7, pattern)]);
+        if bench.run(&[]).iter().any(Result::is_err) {
+            return false;
+        }
+        let right = AssertUnwindSafe(|| steps.iter().for_each(|s| case.check(&bench, s)));
+        catch_unwind(right).is_ok()
+    })
 }
 
 #[test]
@@ -112,22 +123,15 @@ fn bugs_of_order_in_direct_kernels_are_found() {
         weighted: true,
         blocks: 2,
     };
-    let run = |bug: Bug| {
-        let bug = std::rc::Rc::new(bug);
-        (0..SEEDS).all(|seed| {
-            let mut bench = Bench::repeatable(case.group, Completion::Random(seed), true);
-            let bug = std::rc::Rc::clone(&bug);
-            bench.bug = Some(Box::new(move |name, ptx| bug(name, ptx)));
-            let mut steps = Vec::new();
-            for step in [6, 7] {
-                let all = draw_all(&case.group, Pattern::Uniform, step);
-                steps.push(case.push(&mut bench, all, step));
-            }
-            goes_well(&mut bench, |b| steps.iter().for_each(|s| case.check(b, s)))
-        })
-    };
     let k = case.kernels();
-    assert_found(20, &survivors(&[k.send, k.receive, k.back, k.sum], &run, 1));
+    assert_found(
+        20,
+        &survivors(
+            &[k.send, k.receive, k.back, k.sum],
+            &|bug| goes_well(&case, Pattern::Uniform, bug),
+            1,
+        ),
+    );
 }
 
 #[test]
@@ -139,20 +143,13 @@ fn bugs_of_order_in_two_hop_kernels_are_found() {
         weighted: true,
         channels: 1,
     };
-    let run = |bug: Bug| {
-        let bug = std::rc::Rc::new(bug);
-        (0..SEEDS).all(|seed| {
-            let mut bench = Bench::repeatable(case.group, Completion::Random(seed), true);
-            let bug = std::rc::Rc::clone(&bug);
-            bench.bug = Some(Box::new(move |name, ptx| bug(name, ptx)));
-            let mut steps = Vec::new();
-            for step in [6, 7] {
-                let all = draw_all(&case.group, Pattern::Spread, step);
-                steps.push(case.push(&mut bench, all, step));
-            }
-            goes_well(&mut bench, |b| steps.iter().for_each(|s| case.check(b, s)))
-        })
-    };
     let (dispatch, combine) = case.kernels();
-    assert_found(30, &survivors(&[dispatch, combine], &run, SAMPLE));
+    assert_found(
+        30,
+        &survivors(
+            &[dispatch, combine],
+            &|bug| goes_well(&case, Pattern::Spread, bug),
+            SAMPLE,
+        ),
+    );
 }

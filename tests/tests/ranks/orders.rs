@@ -3,6 +3,7 @@
 use mcc_sim::Completion;
 
 use super::routing::{Pattern, group};
+use super::step::Exchange;
 use super::{direct, two_hop};
 
 /// Two steps each, of which the second uses what the first left.

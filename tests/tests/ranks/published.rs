@@ -3,6 +3,7 @@
 use mcc_sim::Completion;
 
 use super::routing::{Pattern, group};
+use super::step::Exchange;
 use super::{direct, two_hop};
 
 const STEP: [(u64, Pattern); 1] = [(6, Pattern::Uniform)];

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use mcc_ir::eval::Rng;
+use mcc_ir::exchange::ExpertGroup;
 use mcc_ir::kernel::KernelConfig;
 use mcc_ir::numerics::{bf16_bits, bf16_value};
+use mcc_sim::Completion;
 
 use super::bench::{Bench, Value};
-use super::routing::{Origin, Tokens, plan, rows};
+use super::routing::{Origin, Pattern, Tokens, draw_all, plan, rows};
 use crate::harness::Plane;
 
 /// Where the row of an expert is on its rank: number of the expert there, and of its row.
@@ -15,6 +17,57 @@ pub type Place<'a> = &'a dyn Fn(usize, usize, usize) -> usize;
 
 /// A token's sum from its experts, its weights, and its experts' results in slot order.
 pub type Sum<'a> = &'a dyn Fn(&[usize], &[f32], &[f32]) -> f32;
+
+/// Steps of all patterns; in the third nobody has tokens.
+pub const STEPS: [(u64, Pattern); 5] = [
+    (1, Pattern::Uniform),
+    (2, Pattern::One),
+    (3, Pattern::Uniform),
+    (4, Pattern::Skewed),
+    (5, Pattern::Spread),
+];
+
+/// A form of dispatch and combine, with all of its choices.
+pub trait Exchange: std::fmt::Debug {
+    fn group(&self) -> ExpertGroup;
+
+    /// Queues a step.
+    fn push(&self, bench: &mut Bench, all: Vec<Tokens>, seed: u64) -> Step;
+
+    /// What came of it.
+    fn check(&self, bench: &Bench, step: &Step);
+
+    /// Queues some steps in a row, so that buffers and counters are used again.
+    fn push_all(&self, bench: &mut Bench, steps: &[(u64, Pattern)]) -> Vec<Step> {
+        let group = self.group();
+        let step = |&(seed, pattern): &(u64, Pattern)| {
+            self.push(bench, draw_all(&group, pattern, seed), seed)
+        };
+        steps.iter().map(step).collect()
+    }
+
+    /// Runs them; a rank goes on as soon as it can.
+    fn run(&self, completion: Completion, check: bool, steps: &[(u64, Pattern)]) {
+        let mut bench = Bench::new(self.group(), completion, check);
+        let queued = self.push_all(&mut bench, steps);
+        bench.run_well(&format!("{self:?}, {completion:?}"));
+        for step in &queued {
+            self.check(&bench, step);
+        }
+    }
+
+    /// Without checkers, and in some order with them.
+    fn run_twice(&self, steps: &[(u64, Pattern)]) {
+        let group = self.group();
+        let plain = if group.nodes == 1 {
+            Completion::Early
+        } else {
+            Completion::Late
+        };
+        self.run(plain, false, steps);
+        self.run(Completion::Random(group.ranks().into()), true, steps);
+    }
+}
 
 /// Operands of a step and what they mean.
 pub struct Step {

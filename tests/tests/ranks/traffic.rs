@@ -6,6 +6,7 @@ use mcc_sim::Completion;
 
 use super::bench::Bench;
 use super::routing::{Pattern, Tokens, draw_all, group};
+use super::step::Exchange;
 use super::{direct, two_hop};
 
 /// Bytes of payload a message, there and back.

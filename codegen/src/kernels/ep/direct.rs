@@ -20,33 +20,18 @@
 //! launch (16). The rows that have come are counted over all launches, so that a receiver keeps nothing.
 
 use mcc_ir::exchange::{DirectCombine, DirectDispatch};
-use mcc_ir::program::{Expr, Param};
 
-use super::{GROUP, VECTOR, WARP, World, bytes_of, check, copy_row, word};
+use super::{GROUP, VECTOR, WARP, World, bytes_of, check, copy_row, launch, word};
 use crate::emit::pipeline::SmemMap;
 use crate::emit::system::{PeerSite, Signal};
 use crate::emit::{F32, Global, I32, I64, Kernel, Val};
 use crate::error::CodegenError;
 use crate::kernels::row::{CHUNK, RowShape, bf16_at, load8, pack8};
-use crate::kernels::{Family, Launch, Params, unsupported};
+use crate::kernels::{Family, Params, unsupported};
 
 /// Threads of the kernels that move rows.
 const THREADS: u32 = 256;
 const WARPS: u32 = THREADS / WARP;
-
-fn launch(blocks: u32, block: u32, smem: SmemMap, params: Vec<Param>) -> Launch {
-    Launch {
-        grid: [
-            Expr::Const(u64::from(blocks)),
-            Expr::Const(1),
-            Expr::Const(1),
-        ],
-        block,
-        cluster: 1,
-        smem_bytes: smem.bytes(),
-        params,
-    }
-}
 
 fn check_blocks(name: &str, blocks: u32) -> Result<(), CodegenError> {
     if blocks == 0 {

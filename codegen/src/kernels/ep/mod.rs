@@ -13,8 +13,10 @@ pub mod direct;
 pub mod two_hop;
 
 use mcc_ir::exchange::{COUNTER, ExpertGroup, WORLD_HEADER};
+use mcc_ir::program::{Expr, Param};
 
-use super::unsupported;
+use super::{Launch, unsupported};
+use crate::emit::pipeline::SmemMap;
 use crate::emit::{B1, Global, I32, I64, Kernel, Val};
 use crate::error::CodegenError;
 
@@ -66,6 +68,21 @@ fn check(name: &str, g: &ExpertGroup, row_bytes: u32) -> Result<(), CodegenError
         );
     }
     Ok(())
+}
+
+/// A launch of a fixed number of blocks: those that wait for other ranks are all there at once.
+fn launch(blocks: u32, block: u32, smem: SmemMap, params: Vec<Param>) -> Launch {
+    Launch {
+        grid: [
+            Expr::Const(u64::from(blocks)),
+            Expr::Const(1),
+            Expr::Const(1),
+        ],
+        block,
+        cluster: 1,
+        smem_bytes: smem.bytes(),
+        params,
+    }
 }
 
 /// The expert group as a kernel sees it.

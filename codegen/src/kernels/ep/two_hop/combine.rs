@@ -13,17 +13,16 @@
 //! Messages need no numbers: a ring has those of a source's tokens in their order, as the dispatch before had them.
 
 use mcc_ir::exchange::{ExpertGroup, TwoHopCombine, TwoHopRecord};
-use mcc_ir::program::Expr;
 
-use super::super::{VECTOR, WARP, World, check, word};
+use super::super::{VECTOR, WARP, World, check, launch, word};
 use super::rings::{Channel, NearReader, NearWriter, Words, all};
-use super::{ROLE_WARPS, serve, warps};
+use super::{ROLE_WARPS, Role, assign, serve, warps};
 use crate::emit::pipeline::SmemMap;
 use crate::emit::system::PeerSite;
 use crate::emit::{B1, F32, Global, I32, I64, Kernel, Val};
 use crate::error::CodegenError;
 use crate::kernels::row::{CHUNK, load8, pack8, round8};
-use crate::kernels::{Family, Launch, MatrixArg, Params, unsupported};
+use crate::kernels::{Family, MatrixArg, Params, unsupported};
 
 /// Barrier of the origins.
 const ORIGINS: i32 = 1;
@@ -103,17 +102,8 @@ pub fn combine<'a>(name: &str, c: &'a TwoHopCombine) -> Result<Family<'a>, Codeg
         out: p.matrix(),
         tokens: p.extent(2, 0),
     };
-    let launch = Launch {
-        grid: [
-            Expr::Const(u64::from(c.channels)),
-            Expr::Const(1),
-            Expr::Const(1),
-        ],
-        block: WARP * (roles.experts + roles.nodes + ORIGIN_WARPS),
-        cluster: 1,
-        smem_bytes: smem.bytes(),
-        params: p.list,
-    };
+    let threads = WARP * (roles.experts + roles.nodes + ORIGIN_WARPS);
+    let launch = launch(c.channels, threads, smem, p.list);
     Ok(Family::new(launch, move |k| {
         Body::new(k, c, args, memory, roles).emit();
     }))
@@ -172,19 +162,12 @@ impl<'a, 'k> Body<'a, 'k> {
         let (k, r) = (self.k, self.roles);
         self.load_state();
         k.sync_threads();
-        let warp = k.tid().ushr(5);
-        let role = |begin: u32, count: u32, body: &dyn Fn(Val<'k, I32>)| {
-            if count == 0 {
-                return;
-            }
-            let end = (begin + count).cast_signed();
-            let is_mine = warp.ge(begin.cast_signed()) & warp.lt(end);
-            k.if_(is_mine, || body(warp - begin));
-        };
-        role(0, r.experts, &|warp| self.experts(warp));
-        role(r.experts, r.nodes, &|warp| self.nodes(warp));
-        let origins = r.experts + r.nodes;
-        role(origins, ORIGIN_WARPS, &|warp| self.origins(warp));
+        let roles: [(u32, Role<'_, 'k>); 3] = [
+            (r.experts, &|warp| self.experts(warp)),
+            (r.nodes, &|warp| self.nodes(warp)),
+            (ORIGIN_WARPS, &|warp| self.origins(warp)),
+        ];
+        assign(k, &roles);
         k.sync_warp();
         k.sync_threads();
         self.store_state();

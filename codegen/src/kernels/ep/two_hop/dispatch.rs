@@ -15,16 +15,15 @@
 //! their source rank and there of their tokens.
 
 use mcc_ir::exchange::{EXPERT_BITS, ExpertGroup, TwoHopDispatch, TwoHopRecord};
-use mcc_ir::program::Expr;
 
-use super::super::{GROUP, WARP, World, check, copy_row, word};
+use super::super::{GROUP, WARP, World, check, copy_row, launch, word};
 use super::rings::{Channel, NearReader, NearWriter, Words};
-use super::{ROLE_WARPS, serve, warps};
+use super::{ROLE_WARPS, Role, assign, serve, warps};
 use crate::emit::pipeline::SmemMap;
 use crate::emit::system::{PeerSite, Signal};
 use crate::emit::{B1, F32, Global, I32, Kernel, Val};
 use crate::error::CodegenError;
-use crate::kernels::{Family, Launch, MatrixArg, Params, ScalesArg, unsupported};
+use crate::kernels::{Family, MatrixArg, Params, ScalesArg, unsupported};
 
 /// Barrier of the receivers.
 const RECEIVERS: i32 = 1;
@@ -133,17 +132,8 @@ pub fn dispatch<'a>(name: &str, c: &'a TwoHopDispatch) -> Result<Family<'a>, Cod
         forwarded: words(g.nodes),
     };
     let (args, params) = Args::new(c);
-    let launch = Launch {
-        grid: [
-            Expr::Const(u64::from(c.channels)),
-            Expr::Const(1),
-            Expr::Const(1),
-        ],
-        block: WARP * (roles.near + roles.far + roles.forward + roles.receive),
-        cluster: 1,
-        smem_bytes: smem.bytes(),
-        params: params.list,
-    };
+    let threads = WARP * (roles.near + roles.far + roles.forward + roles.receive);
+    let launch = launch(c.channels, threads, smem, params.list);
     Ok(Family::new(launch, move |k| {
         Body::new(k, c, args, memory, roles).emit();
     }))
@@ -217,21 +207,13 @@ impl<'a, 'k> Body<'a, 'k> {
         self.send_counts();
         self.load_state();
         k.sync_threads();
-        let warp = k.tid().ushr(5);
-        // The roles one behind the other; `begin` is the first warp of each.
-        let role = |begin: u32, count: u32, body: &dyn Fn(Val<'k, I32>)| {
-            if count == 0 {
-                return;
-            }
-            let end = (begin + count).cast_signed();
-            let is_mine = warp.ge(begin.cast_signed()) & warp.lt(end);
-            k.if_(is_mine, || body(warp - begin));
-        };
-        role(0, r.near, &|gpu| self.write_near(gpu));
-        role(r.near, r.far, &|warp| self.write_far(warp));
-        role(r.near + r.far, r.forward, &|warp| self.forward(warp));
-        let receivers = r.near + r.far + r.forward;
-        role(receivers, r.receive, &|warp| self.receive(warp));
+        let roles: [(u32, Role<'_, 'k>); 4] = [
+            (r.near, &|gpu| self.write_near(gpu)),
+            (r.far, &|warp| self.write_far(warp)),
+            (r.forward, &|warp| self.forward(warp)),
+            (r.receive, &|warp| self.receive(warp)),
+        ];
+        assign(k, &roles);
         k.sync_warp();
         k.sync_threads();
         self.store_state();

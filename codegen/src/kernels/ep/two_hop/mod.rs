@@ -54,6 +54,21 @@ fn warps(name: &str, streams: u32, most: u32) -> Result<u32, CodegenError> {
     Ok(warps)
 }
 
+/// What the warps of a role do; each gets its number among them.
+type Role<'a, 'k> = &'a dyn Fn(Val<'k, I32>);
+
+/// Gives the block's warps their roles, one role behind the other: how many warps, and what they do.
+fn assign<'k>(k: &'k Kernel, roles: &[(u32, Role<'_, 'k>)]) {
+    let warp = k.tid().ushr(5);
+    let mut begin = 0;
+    for (count, body) in roles.iter().filter(|(count, _)| *count > 0) {
+        let end = begin + count;
+        let is_mine = warp.ge(begin.cast_signed()) & warp.lt(end.cast_signed());
+        k.if_(is_mine, || body(warp - begin));
+        begin = end;
+    }
+}
+
 /// What a turn for a stream came to.
 #[derive(Clone, Copy)]
 struct Turn<'k> {
